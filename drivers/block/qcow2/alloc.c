@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Free clusters, and what an allocation lacks.
+ */
+
+/**
+ * DOC: allocation
+ *
+ * All decisions about clusters are made under meta_lock, in memory, and no I/O
+ * is done under it.  A step that finds something missing (a slice that is not
+ * cached, a table that does not exist yet) writes it down in a struct
+ * qcow2_need and returns -EAGAIN.  Its caller lets go of meta_lock, has
+ * qcow2_need_meet() bring it, and starts over with everything looked up again.
+ * What was brought stays pinned until the step is done, so two rounds of this
+ * for one step are enough unless other writers come between.
+ *
+ * Clusters are taken first fit from free_hint, below which none is free, and
+ * in runs that lie in one refcount slice, which the run pins: giving it back
+ * then needs neither I/O nor memory.
+ */
+
+#include <linux/bits.h>
+#include <linux/err.h>
+#include <linux/errno.h>
+#include <linux/minmax.h>
+
+#include "image.h"
+
+/*
+ * Needs.
+ */
+
+/**
+ * qcow2_need_slice() - back out for a slice
+ * @need: what to write it down in
+ * @kind: kind of the slice
+ * @offset: its host offset in bytes
+ *
+ * Return: -EAGAIN.
+ */
+int qcow2_need_slice(struct qcow2_need *need, enum qcow2_slice_kind kind,
+		     u64 offset)
+{
+	need->kind = QCOW2_NEED_SLICE;
+	need->slice_kind = kind;
+	need->offset = offset;
+	return -EAGAIN;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_need_slice);
+
+/**
+ * qcow2_need_growth() - back out for a table
+ * @need: what to write it down in
+ * @kind: which table
+ * @index: entry that shall exist, or point to it
+ *
+ * Return: -EAGAIN.
+ */
+int qcow2_need_growth(struct qcow2_need *need, enum qcow2_need_kind kind,
+		      u64 index)
+{
+	need->kind = kind;
+	need->index = index;
+	return -EAGAIN;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_need_growth);
+
+static int bring_slice(struct qcow2_image *img, struct qcow2_need *need)
+{
+	struct qcow2_slice **pin = need->slice_kind == QCOW2_SLICE_L2 ?
+				   &need->l2 : &need->refblock;
+	struct qcow2_slice *slice;
+
+	qcow2_slice_put(*pin);
+	*pin = NULL;
+	slice = qcow2_slice_get(img, need->slice_kind, need->offset);
+	if (IS_ERR(slice))
+		return PTR_ERR(slice);
+	*pin = slice;
+	return 0;
+}
+
+/**
+ * qcow2_need_done() - let go of what was pinned
+ * @need: the need
+ */
+void qcow2_need_done(struct qcow2_need *need)
+{
+	qcow2_slice_put(need->l2);
+	qcow2_slice_put(need->refblock);
+	need->l2 = NULL;
+	need->refblock = NULL;
+}
+
+/*
+ * Clusters.
+ */
+
+static u64 max_clusters(struct qcow2_image *img)
+{
+	u64 bytes = min(qcow2_file_max_bytes(img->file), QCOW2_MAX_HOST_OFFSET);
+
+	return bytes >> img->geo.cluster_bits;
+}
+
+/* Number of clusters from @cluster on, in its slice, that are free or not. */
+static u32 count_run(const struct qcow2_geometry *geo,
+		     const struct qcow2_slice *slice, u64 cluster, u64 max,
+		     bool free)
+{
+	u32 index = cluster & (BIT_ULL(geo->refslice_bits) - 1);
+	u32 n, left = BIT(geo->refslice_bits) - index;
+
+	for (n = 0; n < min_t(u64, left, max); n++)
+		if (!qcow2_get_refcount(slice->data, geo->refcount_order,
+					index + n) != free)
+			break;
+	return n;
+}
+
+static void take(struct qcow2_image *img, struct qcow2_slice *slice,
+		 u64 cluster, u32 nr, struct qcow2_run *run)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u32 index = cluster & (BIT_ULL(geo->refslice_bits) - 1);
+	u32 i;
+
+	for (i = 0; i < nr; i++)
+		qcow2_set_refcount(slice->data, geo->refcount_order, index + i,
+				   1);
+	qcow2_slice_mark_dirty(img, slice);
+	if (img->free_hint == cluster)
+		img->free_hint += nr;
+	run->host_offset = cluster << geo->cluster_bits;
+	run->nb_clusters = nr;
+	run->refblock = slice;
+}
+
+/* Moves free_hint to the next free cluster and gives the slice that counts it. */
+static int find_free(struct qcow2_image *img, struct qcow2_need *need,
+		     struct qcow2_slice **slice)
+{
+	u64 per_slice = BIT_ULL(img->geo.refslice_bits);
+
+	while (img->free_hint < max_clusters(img)) {
+		u64 left = per_slice - (img->free_hint & (per_slice - 1));
+		u32 used;
+		int ret;
+
+		ret = qcow2_refcount_slice(img, img->free_hint, need, slice);
+		if (ret)
+			return ret;
+		used = count_run(&img->geo, *slice, img->free_hint, left,
+				 false);
+		img->free_hint += used;
+		if (used < left)
+			return 0;
+		qcow2_slice_put(*slice);
+	}
+	return -ENOSPC;
+}
+
+static int alloc_anywhere(struct qcow2_image *img, u32 want,
+			  struct qcow2_need *need, struct qcow2_run *run)
+{
+	struct qcow2_slice *slice;
+	u64 cluster;
+	int ret;
+
+	ret = find_free(img, need, &slice);
+	if (ret)
+		return ret;
+	cluster = img->free_hint;
+	if (!cluster || cluster >= max_clusters(img)) {
+		qcow2_slice_put(slice);
+		return cluster ? -ENOSPC :
+		       qcow2_image_fail(img, -EUCLEAN,
+					"the refcount of the header is 0");
+	}
+	want = min_t(u64, want, max_clusters(img) - cluster);
+	take(img, slice, cluster,
+	     count_run(&img->geo, slice, cluster, want, true), run);
+	return 0;
+}
+
+static int alloc_at(struct qcow2_image *img, u64 cluster, u32 want,
+		    struct qcow2_need *need, struct qcow2_run *run)
+{
+	struct qcow2_slice *slice;
+	u64 max = max_clusters(img);
+	u32 nr;
+
+	if (cluster >= max ||
+	    qcow2_refcount_slice(img, cluster, need, &slice))
+		return 0;
+	nr = count_run(&img->geo, slice, cluster,
+		       min_t(u64, want, max - cluster), true);
+	if (nr)
+		take(img, slice, cluster, nr, run);
+	else
+		qcow2_slice_put(slice);
+	return 0;
+}
+
+/**
+ * qcow2_alloc_clusters() - allocate contiguous clusters
+ * @img: the image
+ * @at: host offset in bytes where they must be, or 0 for anywhere
+ * @want: number of clusters wanted
+ * @need: says what is missing after -EAGAIN
+ * @run: filled in; 1 to @want clusters, or with @at maybe none.  The caller
+ *	owns the reference to its slice.
+ *
+ * QEMU: qcow2_alloc_clusters(), qcow2_alloc_clusters_at().
+ *
+ * Context: meta_lock held.
+ * Return: 0, -EAGAIN, -ENOSPC, or -EUCLEAN.
+ */
+int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
+			 struct qcow2_need *need, struct qcow2_run *run)
+{
+	lockdep_assert_held(&img->meta_lock);
+	memset(run, 0, sizeof(*run));
+	if (at)
+		return alloc_at(img, at >> img->geo.cluster_bits, want, need,
+				run);
+	return alloc_anywhere(img, want, need, run);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_alloc_clusters);
+
+/**
+ * qcow2_alloc_undo() - give clusters back that nothing refers to
+ * @img: the image
+ * @run: from qcow2_alloc_clusters(); its slice's reference is dropped
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_alloc_undo(struct qcow2_image *img, struct qcow2_run *run)
+{
+	u64 cluster = run->host_offset >> img->geo.cluster_bits;
+	u32 i;
+
+	lockdep_assert_held(&img->meta_lock);
+	for (i = 0; i < run->nb_clusters; i++)
+		qcow2_refcount_dec(img, cluster + i, run->refblock);
+	qcow2_slice_put(run->refblock);
+	run->refblock = NULL;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_alloc_undo);
+
+/*
+ * L2 tables.
+ *
+ * 1. allocate a cluster; write its refcount and the new table; flush
+ * 2. write the L1 entry
+ * 3. drop the reference to the old table, if there was one
+ *
+ * If there's a crash, then: before 2 the cluster is a leak; after 2 the new
+ * table maps what the old one did.  What is added to it comes with a commit,
+ * whose first flush covers the L1 entry.
+ */
+
+static int meet_growing(struct qcow2_image *img, struct qcow2_need *need)
+{
+	lockdep_assert_held(&img->grow_lock);
+	switch (need->kind) {
+	case QCOW2_NEED_SLICE:
+		return bring_slice(img, need);
+	case QCOW2_NEED_REFBLOCK:
+		return qcow2_alloc_refblock(img, need->index);
+	case QCOW2_NEED_REFTABLE:
+		return qcow2_grow_reftable(img, need->index + 1);
+	default:
+		WARN_ON_ONCE(1);
+		return -EIO;
+	}
+}
+
+static int alloc_table_cluster(struct qcow2_image *img, struct qcow2_run *run)
+{
+	struct qcow2_need need = {};
+	int ret;
+
+	for (;;) {
+		mutex_lock(&img->meta_lock);
+		ret = qcow2_alloc_clusters(img, 0, 1, &need, run);
+		mutex_unlock(&img->meta_lock);
+		if (ret != -EAGAIN)
+			break;
+		ret = meet_growing(img, &need);
+		if (ret)
+			break;
+	}
+	qcow2_need_done(&need);
+	return ret;
+}
+
+static int copy_l2_table(struct qcow2_image *img, u64 from, u64 to)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u32 pos;
+
+	for (pos = 0; pos < geo->cluster_bytes; pos += qcow2_slice_bytes(geo)) {
+		struct qcow2_slice *slice;
+		int ret;
+
+		slice = qcow2_slice_get(img, QCOW2_SLICE_L2, from + pos);
+		if (IS_ERR(slice))
+			return PTR_ERR(slice);
+		ret = qcow2_file_rw_page(img->file, true, to + pos,
+					 slice->data, qcow2_slice_bytes(geo));
+		qcow2_slice_put(slice);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+static int write_new_l2_table(struct qcow2_image *img, u64 old, u64 new)
+{
+	int ret;
+
+	if (old)
+		ret = copy_l2_table(img, old, new);
+	else
+		ret = qcow2_file_write_zeroes(img->file, new,
+					      img->geo.cluster_bytes);
+	ret = ret ?: qcow2_commit_refcounts(img);
+	return ret ?: qcow2_file_flush(img->file);
+}
+
+static void use_l2_table(struct qcow2_image *img, u32 index, u64 entry,
+			 struct qcow2_drop *drop)
+{
+	mutex_lock(&img->meta_lock);
+	WRITE_ONCE(img->l1[index], entry);
+	if (drop)
+		qcow2_drop_later(img, drop);
+	mutex_unlock(&img->meta_lock);
+}
+
+/* With a cluster allocated: makes it the L2 table of L1 entry @index. */
+static int link_l2_table(struct qcow2_image *img, u32 index,
+			 struct qcow2_run *run)
+{
+	u64 old = img->l1[index] & QCOW2_OFFSET_MASK;
+	u64 entry = run->host_offset | QCOW2_OFLAG_COPIED;
+	struct qcow2_drop *drop = NULL;
+	int ret;
+
+	if (old) {
+		drop = qcow2_drop_alloc(1);
+		if (!drop)
+			return -ENOMEM;
+		drop->offsets[0] = old;
+	}
+	ret = write_new_l2_table(img, old, run->host_offset);
+	if (!ret) {
+		ret = qcow2_write_table_entry(img, img->geo.l1_offset, img->l1,
+					      img->geo.l1_entries, index,
+					      entry);
+		/* On failure the image is read-only now: the cluster leaks. */
+		if (!ret)
+			use_l2_table(img, index, entry, drop);
+	}
+	if (ret)
+		kvfree(drop);
+	return ret;
+}
+
+/* QEMU: l2_allocate() */
+static int alloc_l2_table(struct qcow2_image *img, u32 index)
+{
+	u64 old = img->l1[index];
+	struct qcow2_run run;
+	int ret;
+
+	lockdep_assert_held(&img->grow_lock);
+	if (old & QCOW2_OFLAG_COPIED)
+		return 0;
+	if (qcow2_check_l1_entry(&img->geo, old))
+		return qcow2_image_fail(img, -EUCLEAN,
+					"damaged L1 entry %u: 0x%016llx", index,
+					old);
+	ret = alloc_table_cluster(img, &run);
+	if (ret)
+		return ret;
+	ret = link_l2_table(img, index, &run);
+	if (ret && !qcow2_image_needs_check(img)) {
+		mutex_lock(&img->meta_lock);
+		qcow2_alloc_undo(img, &run);
+		mutex_unlock(&img->meta_lock);
+	} else {
+		qcow2_slice_put(run.refblock);
+	}
+	return ret;
+}
+
+/**
+ * qcow2_need_meet() - bring what a step backed out for
+ * @img: the image
+ * @need: what; slices that it brings stay pinned until qcow2_need_done()
+ *
+ * Context: sleeps, does I/O; takes grow_lock for growth.
+ * Return: 0, then take the step again; or a negative errno.
+ */
+int qcow2_need_meet(struct qcow2_image *img, struct qcow2_need *need)
+{
+	int ret;
+
+	if (need->kind == QCOW2_NEED_SLICE)
+		return bring_slice(img, need);
+	mutex_lock(&img->grow_lock);
+	if (need->kind == QCOW2_NEED_L2_TABLE)
+		ret = alloc_l2_table(img, need->index);
+	else
+		ret = meet_growing(img, need);
+	mutex_unlock(&img->grow_lock);
+	return ret;
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The front: blk-mq requests become guest operations.
+ */
+
+/**
+ * DOC: block device
+ *
+ * Each request carries a struct qcow2_io in its pdu, set up here and handed to
+ * the engine.  Data is not copied: the operation's iterator goes over the
+ * bvecs of the request's bio, or over an array of them if it has several.
+ */
+
+#include <linux/blk-mq.h>
+#include <linux/blkdev.h>
+#include <linux/bvec.h>
+#include <linux/err.h>
+#include <linux/errno.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+
+#include "blk.h"
+#include "image.h"
+
+#define QUEUE_DEPTH		128
+#define MAX_REQUEST_BYTES	SZ_1M
+
+/**
+ * struct qcow2_request - pdu of a request
+ * @io: the operation
+ * @bvecs: array of its bvecs, NULL if they are those of its bio
+ */
+struct qcow2_request {
+	struct qcow2_io io;
+	struct bio_vec *bvecs;
+};
+
+/*
+ * Requests.
+ */
+
+static void request_done(struct qcow2_io *io)
+{
+	struct qcow2_request *req = container_of(io, struct qcow2_request, io);
+	struct request *rq = blk_mq_rq_from_pdu(req);
+
+	kfree(req->bvecs);
+	blk_mq_end_request(rq, errno_to_blk_status(io->error));
+}
+
+static unsigned int count_bvecs(struct request *rq)
+{
+	struct req_iterator iter;
+	struct bio_vec bv;
+	unsigned int nr = 0;
+
+	rq_for_each_bvec(bv, rq, iter)
+		nr++;
+	return nr;
+}
+
+/* Several bios: their bvecs in one array. */
+static int gather_bvecs(struct qcow2_request *req, unsigned int nr)
+{
+	struct request *rq = blk_mq_rq_from_pdu(req);
+	struct req_iterator iter;
+	struct bio_vec bv, *next;
+
+	next = kmalloc_array(nr, sizeof(*next), GFP_NOIO | __GFP_NOWARN);
+	if (!next)
+		return -ENOMEM;
+	req->bvecs = next;
+	rq_for_each_bvec(bv, rq, iter)
+		*next++ = bv;
+	return 0;
+}
+
+static int set_iter(struct qcow2_request *req, unsigned int direction)
+{
+	struct request *rq = blk_mq_rq_from_pdu(req);
+	unsigned int nr = count_bvecs(rq);
+	struct bio *bio = rq->bio;
+
+	if (bio != rq->biotail) {
+		int ret = gather_bvecs(req, nr);
+
+		if (ret)
+			return ret;
+		iov_iter_bvec(&req->io.iter, direction, req->bvecs, nr,
+			      blk_rq_bytes(rq));
+		return 0;
+	}
+	iov_iter_bvec(&req->io.iter, direction,
+		      __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter), nr,
+		      blk_rq_bytes(rq));
+	req->io.iter.iov_offset = bio->bi_iter.bi_offset;
+	return 0;
+}
+
+static blk_status_t set_io(struct qcow2_request *req)
+{
+	struct request *rq = blk_mq_rq_from_pdu(req);
+	int ret = 0;
+
+	req->io.offset = blk_rq_pos(rq) << SECTOR_SHIFT;
+	req->io.fua = rq->cmd_flags & REQ_FUA;
+	switch (req_op(rq)) {
+	case REQ_OP_READ:
+		req->io.op = QCOW2_OP_READ;
+		ret = set_iter(req, ITER_DEST);
+		break;
+	case REQ_OP_WRITE:
+		req->io.op = QCOW2_OP_WRITE;
+		ret = set_iter(req, ITER_SOURCE);
+		break;
+	case REQ_OP_FLUSH:
+		req->io.op = QCOW2_OP_FLUSH;
+		break;
+	default:
+		return BLK_STS_NOTSUPP;
+	}
+	return ret ? BLK_STS_RESOURCE : BLK_STS_OK;
+}
+
+static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx,
+			     const struct blk_mq_queue_data *bd)
+{
+	struct qcow2_disk *disk = hctx->queue->queuedata;
+	struct qcow2_request *req = blk_mq_rq_to_pdu(bd->rq);
+	blk_status_t status;
+
+	req->bvecs = NULL;
+	req->io.img = disk->img;
+	req->io.done = request_done;
+	status = set_io(req);
+	if (status != BLK_STS_OK)
+		return status;
+	blk_mq_start_request(bd->rq);
+	qcow2_io_submit(&req->io);
+	return BLK_STS_OK;
+}
+
+static const struct blk_mq_ops mq_ops = {
+	.queue_rq = queue_rq,
+};
+
+/*
+ * Users.
+ */
+
+static int disk_open(struct gendisk *gendisk, blk_mode_t mode)
+{
+	struct qcow2_disk *disk = gendisk->private_data;
+	int ret = 0;
+
+	spin_lock(&disk->lock);
+	if (disk->closing)
+		ret = -ENXIO;
+	else
+		disk->openers++;
+	spin_unlock(&disk->lock);
+	return ret;
+}
+
+static void disk_release(struct gendisk *gendisk)
+{
+	struct qcow2_disk *disk = gendisk->private_data;
+
+	spin_lock(&disk->lock);
+	disk->openers--;
+	spin_unlock(&disk->lock);
+}
+
+static const struct block_device_operations disk_ops = {
+	.owner = THIS_MODULE,
+	.open = disk_open,
+	.release = disk_release,
+};
+
+/**
+ * qcow2_disk_begin_close() - stop a disk from being opened
+ * @disk: the disk
+ * @openers: set to how often it is open
+ *
+ * Return: 0, and the disk cannot be opened any more; -EBUSY if it is open.
+ */
+int qcow2_disk_begin_close(struct qcow2_disk *disk, unsigned int *openers)
+{
+	int ret = 0;
+
+	spin_lock(&disk->lock);
+	*openers = disk->openers;
+	if (*openers)
+		ret = -EBUSY;
+	else
+		disk->closing = true;
+	spin_unlock(&disk->lock);
+	return ret;
+}
+
+/**
+ * qcow2_disk_openers() - how often is a disk open?
+ * @disk: the disk
+ *
+ * Return: how often.
+ */
+unsigned int qcow2_disk_openers(struct qcow2_disk *disk)
+{
+	return READ_ONCE(disk->openers);
+}
+
+/*
+ * Coming and going.
+ */
+
+static void set_limits(const struct qcow2_image *img, struct queue_limits *lim)
+{
+	u32 block = qcow2_file_align(img->file);
+
+	lim->logical_block_size = block;
+	lim->physical_block_size = max_t(u32, block,
+					 min_t(u32, img->geo.cluster_bytes,
+					       SZ_4K));
+	lim->io_min = lim->physical_block_size;
+	lim->io_opt = img->geo.cluster_bytes;
+	lim->max_hw_sectors = MAX_REQUEST_BYTES >> SECTOR_SHIFT;
+	lim->max_segments = MAX_REQUEST_BYTES / PAGE_SIZE;
+	lim->max_segment_size = MAX_REQUEST_BYTES;
+	lim->dma_alignment = block - 1;
+	lim->features = BLK_FEAT_WRITE_CACHE | BLK_FEAT_FUA;
+}
+
+static int alloc_tags(struct qcow2_disk *disk)
+{
+	struct blk_mq_tag_set *tags = &disk->tags;
+
+	tags->ops = &mq_ops;
+	tags->nr_hw_queues = num_online_cpus();
+	tags->queue_depth = QUEUE_DEPTH;
+	tags->numa_node = NUMA_NO_NODE;
+	tags->cmd_size = sizeof(struct qcow2_request);
+	tags->flags = BLK_MQ_F_BLOCKING;
+	return blk_mq_alloc_tag_set(tags);
+}
+
+static int alloc_gendisk(struct qcow2_disk *disk, int index)
+{
+	struct queue_limits lim = {};
+	struct gendisk *gendisk;
+
+	set_limits(disk->img, &lim);
+	gendisk = blk_mq_alloc_disk(&disk->tags, &lim, disk);
+	if (IS_ERR(gendisk))
+		return PTR_ERR(gendisk);
+	disk->gendisk = gendisk;
+	gendisk->fops = &disk_ops;
+	gendisk->private_data = disk;
+	snprintf(gendisk->disk_name, DISK_NAME_LEN, "qcow%d", index);
+	set_capacity(gendisk, disk->img->geo.virtual_bytes >> SECTOR_SHIFT);
+	set_disk_ro(gendisk, qcow2_image_read_only(disk->img));
+	return 0;
+}
+
+/**
+ * qcow2_disk_add() - bring up the block device of an image
+ * @img: the image, which must outlive the disk
+ * @index: number of the device
+ * @why: filled in on failure
+ *
+ * Context: sleeps; the device may be in use when this returns.
+ * Return: the disk or an ERR_PTR.
+ */
+struct qcow2_disk *qcow2_disk_add(struct qcow2_image *img, int index,
+				  struct qcow2_reason *why)
+{
+	struct qcow2_disk *disk = kzalloc(sizeof(*disk), GFP_KERNEL);
+	int ret = -ENOMEM;
+
+	if (!disk)
+		goto err;
+	disk->img = img;
+	spin_lock_init(&disk->lock);
+	ret = alloc_tags(disk);
+	if (ret)
+		goto err_disk;
+	ret = alloc_gendisk(disk, index);
+	if (ret)
+		goto err_tags;
+	ret = add_disk(disk->gendisk);
+	if (ret)
+		goto err_gendisk;
+	return disk;
+
+err_gendisk:
+	put_disk(disk->gendisk);
+err_tags:
+	blk_mq_free_tag_set(&disk->tags);
+err_disk:
+	kfree(disk);
+err:
+	return ERR_PTR(qcow2_refuse(why, ret,
+				    "cannot create the block device (error %d)",
+				    ret));
+}
+
+/**
+ * qcow2_disk_del() - take a block device away
+ * @disk: after qcow2_disk_begin_close(); gone on return, its requests done
+ *
+ * Context: sleeps.
+ */
+void qcow2_disk_del(struct qcow2_disk *disk)
+{
+	del_gendisk(disk->gendisk);
+	put_disk(disk->gendisk);
+	blk_mq_free_tag_set(&disk->tags);
+	kfree(disk);
+}

@@ -1,0 +1,675 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The commit: how metadata changes become durable, and freed clusters free.
+ */
+
+/**
+ * DOC: commit
+ *
+ * Metadata changes gather in dirty slices.  A commit brings them to the file:
+ *
+ * 1. copy the dirty L2 slices; take note of the dirty refcount slices
+ * 2. write the refcount slices; flush.  Guest data, COW data and refcounts are
+ *    durable now, for an L2 entry changes in memory only when the data that it
+ *    refers to has been written, and a refcount is raised before that.
+ * 3. write the copies of the L2 slices; flush.
+ * 4. references that were removed from tables before step 1 are durably gone.
+ *    When all guest I/O that was mapped before is done, their refcounts drop.
+ *
+ * If there's a crash, then:
+ *
+ * - before or in 2: some refcounts are too high, which is a leak.  Refcounts
+ *   only drop in step 4 of an earlier commit, so none is too low.
+ * - in 3: some L2 slices are new and some old.  Each entry of either refers to
+ *   a cluster that is counted and has its data: those of the old ones were not
+ *   freed, because that waits for 4.
+ * - after 3, before the drop of refcounts has reached the file: a leak.
+ *
+ * So a flush of the device costs two flushes of the file, or one if no mapping
+ * changed.  There may be more dirty L2 slices than there is memory for copies;
+ * then the commit goes in batches, each by the steps above, and step 4 waits
+ * for the last.
+ *
+ * Flushes that come while a commit runs share the next one.
+ */
+
+#include <linux/errno.h>
+#include <linux/gfp.h>
+#include <linux/jiffies.h>
+#include <linux/minmax.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#include "image.h"
+
+/* Buffers that each image has for sure, for L2 and for refcount slices. */
+#define COPIES_MIN	16
+
+/* Buffers of one batch at most: 4 MiB with pages of 4 KiB. */
+#define COPIES_MAX	1024
+
+/*
+ * Copies of slices on their way to the file.
+ */
+
+/**
+ * struct batch - transfers that are waited for together
+ * @pending: transfers, and one for the waiter
+ * @error: of one that failed
+ * @done: completes when none is pending
+ */
+struct batch {
+	atomic_t pending;
+	int error;
+	struct completion done;
+};
+
+/**
+ * struct copy - a slice as it was
+ * @link: in a list of free copies or of those that a batch writes
+ * @slice: the slice, with a reference
+ * @data: its content
+ * @fio: the transfer
+ * @bv: @data, for the transfer
+ * @batch: whom to tell
+ */
+struct copy {
+	struct list_head link;
+	struct qcow2_slice *slice;
+	void *data;
+	struct qcow2_fio fio;
+	struct bio_vec bv;
+	struct batch *batch;
+};
+
+static void free_copy(struct copy *copy)
+{
+	free_page((unsigned long)copy->data);
+	kfree(copy);
+}
+
+static void free_copies(struct list_head *list)
+{
+	struct copy *copy, *next;
+
+	list_for_each_entry_safe(copy, next, list, link)
+		free_copy(copy);
+	INIT_LIST_HEAD(list);
+}
+
+static struct copy *alloc_copy(gfp_t gfp)
+{
+	struct copy *copy = kzalloc(sizeof(*copy), gfp);
+
+	if (!copy)
+		return NULL;
+	copy->data = (void *)__get_free_page(gfp);
+	if (copy->data)
+		return copy;
+	kfree(copy);
+	return NULL;
+}
+
+/* Brings @list to @nr copies, as far as there is memory. */
+static int stock_copies(struct list_head *list, size_t nr, gfp_t gfp)
+{
+	size_t have = list_count_nodes(list);
+
+	for (; have < nr; have++) {
+		struct copy *copy = alloc_copy(gfp);
+
+		if (!copy)
+			return -ENOMEM;
+		list_add(&copy->link, list);
+	}
+	return 0;
+}
+
+/* Moves dirty slices into free copies until one of both lists is empty. */
+static void take_copies(struct qcow2_image *img, struct list_head *dirty,
+			struct list_head *free, struct list_head *taken)
+{
+	lockdep_assert_held(&img->meta_lock);
+	while (!list_empty(dirty) && !list_empty(free)) {
+		struct qcow2_slice *slice = list_first_entry(dirty,
+						struct qcow2_slice, dirty);
+		struct copy *copy = list_first_entry(free, struct copy, link);
+
+		list_del_init(&slice->dirty);
+		img->nr_dirty--;
+		clear_bit(QCOW2_SLICE_DIRTY, &slice->flags);
+		set_bit(QCOW2_SLICE_COMMITTING, &slice->flags);
+		copy->slice = slice;	/* with the dirty list's reference */
+		memcpy(copy->data, slice->data, qcow2_slice_bytes(&img->geo));
+		list_move_tail(&copy->link, taken);
+	}
+}
+
+static void put_copies(struct qcow2_image *img, struct list_head *taken,
+		       struct list_head *free)
+{
+	struct copy *copy;
+
+	mutex_lock(&img->meta_lock);
+	list_for_each_entry(copy, taken, link) {
+		clear_bit(QCOW2_SLICE_COMMITTING, &copy->slice->flags);
+		qcow2_slice_put(copy->slice);
+		copy->slice = NULL;
+	}
+	mutex_unlock(&img->meta_lock);
+	list_splice_init(taken, free);
+}
+
+static void batch_put(struct batch *batch)
+{
+	if (atomic_dec_and_test(&batch->pending))
+		complete(&batch->done);
+}
+
+static void copy_written(struct qcow2_fio *fio)
+{
+	struct copy *copy = container_of(fio, struct copy, fio);
+
+	if (fio->error)
+		WRITE_ONCE(copy->batch->error, fio->error);
+	batch_put(copy->batch);
+}
+
+static void submit_copy(struct qcow2_image *img, struct copy *copy,
+			struct batch *batch)
+{
+	u32 bytes = qcow2_slice_bytes(&img->geo);
+
+	copy->batch = batch;
+	copy->fio.file = img->file;
+	copy->fio.offset = copy->slice->offset;
+	copy->fio.write = true;
+	copy->fio.done = copy_written;
+	bvec_set_virt(&copy->bv, copy->data, bytes);
+	iov_iter_bvec(&copy->fio.iter, ITER_SOURCE, &copy->bv, 1, bytes);
+	atomic_inc(&batch->pending);
+	qcow2_file_submit(&copy->fio);
+}
+
+static int write_copies(struct qcow2_image *img, struct list_head *taken)
+{
+	struct batch batch = {
+		.pending = ATOMIC_INIT(1),
+		.done = COMPLETION_INITIALIZER_ONSTACK(batch.done),
+	};
+	struct copy *copy;
+
+	list_for_each_entry(copy, taken, link)
+		submit_copy(img, copy, &batch);
+	batch_put(&batch);
+	wait_for_completion(&batch.done);
+	return batch.error;
+}
+
+/*
+ * The commit.
+ */
+
+/* Writes the refcount slices of @dirty as they are now. */
+static int write_refblocks(struct qcow2_image *img, struct list_head *dirty)
+{
+	LIST_HEAD(taken);
+	int ret = 0;
+
+	lockdep_assert_held(&img->commit_lock);
+	while (!ret) {
+		mutex_lock(&img->meta_lock);
+		take_copies(img, dirty, &img->refblock_copies, &taken);
+		mutex_unlock(&img->meta_lock);
+		if (list_empty(&taken))
+			break;
+		ret = write_copies(img, &taken);
+		put_copies(img, &taken, &img->refblock_copies);
+	}
+	return ret;
+}
+
+/* Slices that a failed commit did not come to stay dirty. */
+static void give_back(struct qcow2_image *img, struct list_head *dirty)
+{
+	mutex_lock(&img->meta_lock);
+	list_splice_init(dirty, &img->dirty_refblocks);
+	mutex_unlock(&img->meta_lock);
+}
+
+static void stock_for_batch(struct qcow2_image *img)
+{
+	size_t nr = clamp(READ_ONCE(img->nr_dirty), COPIES_MIN, COPIES_MAX);
+
+	/* As many as there is memory for: a smaller batch does as well. */
+	stock_copies(&img->l2_copies, nr,
+		     GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
+}
+
+static void unstock_after_batch(struct qcow2_image *img)
+{
+	size_t have = list_count_nodes(&img->l2_copies);
+
+	for (; have > COPIES_MIN; have--) {
+		struct copy *copy = list_first_entry(&img->l2_copies,
+						     struct copy, link);
+
+		list_del(&copy->link);
+		free_copy(copy);
+	}
+}
+
+static void release_kick(struct qcow2_image *img);
+
+static void drops_are_durable(struct qcow2_image *img, struct list_head *drops)
+{
+	mutex_lock(&img->meta_lock);
+	list_splice_tail_init(drops, &img->durable);
+	release_kick(img);
+	mutex_unlock(&img->meta_lock);
+}
+
+static int commit_batch(struct qcow2_image *img, bool *more)
+{
+	LIST_HEAD(l2);
+	LIST_HEAD(refblocks);
+	LIST_HEAD(drops);
+	int ret;
+
+	mutex_lock(&img->meta_lock);
+	take_copies(img, &img->dirty_l2, &img->l2_copies, &l2);
+	list_splice_init(&img->dirty_refblocks, &refblocks);
+	*more = !list_empty(&img->dirty_l2);
+	if (!*more)
+		list_splice_tail_init(&img->unlinked, &drops);
+	mutex_unlock(&img->meta_lock);
+
+	ret = write_refblocks(img, &refblocks);
+	/* I1, I2: refcounts, data and COW data before what refers to them. */
+	ret = ret ?: qcow2_file_flush(img->file);
+	if (!ret && !list_empty(&l2)) {
+		ret = write_copies(img, &l2);
+		/* I3: removals before the drop of refcounts. */
+		ret = ret ?: qcow2_file_flush(img->file);
+	}
+	put_copies(img, &l2, &img->l2_copies);
+	if (ret) {
+		give_back(img, &refblocks);
+		mutex_lock(&img->meta_lock);
+		list_splice_init(&drops, &img->unlinked);
+		mutex_unlock(&img->meta_lock);
+	} else if (!list_empty(&drops)) {
+		drops_are_durable(img, &drops);
+	}
+	return ret;
+}
+
+static void run_commit(struct qcow2_image *img)
+{
+	bool more = true;
+	int ret = 0;
+
+	lockdep_assert_held(&img->commit_lock);
+	if (img->commit_error)
+		return;
+	while (more && !ret) {
+		stock_for_batch(img);
+		ret = commit_batch(img, &more);
+		unstock_after_batch(img);
+	}
+	if (ret)
+		img->commit_error = qcow2_image_fail(img, ret,
+				"cannot write metadata; what was not flushed is lost");
+}
+
+/**
+ * qcow2_commit() - make everything completed so far durable
+ * @img: the image
+ *
+ * Context: sleeps, does I/O; takes commit_lock.
+ * Return: 0 or a negative errno, which then stays.
+ */
+int qcow2_commit(struct qcow2_image *img)
+{
+	s64 seen;
+	int ret;
+
+	if (qcow2_image_read_only(img))
+		return 0;
+	/* What the caller completed comes before what a new commit copies. */
+	smp_mb();
+	seen = atomic64_read(&img->commits_begun);
+	mutex_lock(&img->commit_lock);
+	/* One that began since is done now, and had all of it. */
+	if (atomic64_read(&img->commits_begun) == seen) {
+		atomic64_inc(&img->commits_begun);
+		run_commit(img);
+	}
+	ret = img->commit_error;
+	mutex_unlock(&img->commit_lock);
+	return ret;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_commit);
+
+/**
+ * qcow2_commit_refcounts() - write all dirty refcounts, without a flush
+ * @img: the image
+ *
+ * May be done at any time: a refcount in memory is never lower than what the
+ * tables in the file need.
+ *
+ * Context: sleeps, does I/O; takes commit_lock.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_commit_refcounts(struct qcow2_image *img)
+{
+	LIST_HEAD(refblocks);
+	int ret;
+
+	mutex_lock(&img->commit_lock);
+	mutex_lock(&img->meta_lock);
+	list_splice_init(&img->dirty_refblocks, &refblocks);
+	mutex_unlock(&img->meta_lock);
+	ret = img->commit_error ?: write_refblocks(img, &refblocks);
+	if (ret) {
+		give_back(img, &refblocks);
+		img->commit_error = qcow2_image_fail(img, ret,
+						     "cannot write refcounts");
+	}
+	mutex_unlock(&img->commit_lock);
+	return ret;
+}
+
+static void commit_by_clock(struct work_struct *work)
+{
+	qcow2_commit(container_of(to_delayed_work(work), struct qcow2_image,
+				  commit_work));
+}
+
+/**
+ * qcow2_commit_later() - have a commit some seconds from now
+ * @img: the image
+ *
+ * Context: any.
+ */
+void qcow2_commit_later(struct qcow2_image *img)
+{
+	queue_delayed_work(img->wq, &img->commit_work,
+			   QCOW2_COMMIT_SECONDS * HZ);
+}
+
+/*
+ * Epochs of guest I/O, and the release of dropped references.
+ *
+ * Guest I/O that uses a mapping holds the epoch that was current before it
+ * looked the mapping up.  To know that nobody uses mappings any more that were
+ * removed, the current epoch is changed and the old one's I/O waited for: who
+ * enters the new one sees the removal.
+ */
+
+/**
+ * qcow2_epoch_enter() - pin all host clusters that a lookup finds from now on
+ * @img: the image
+ *
+ * Context: any.
+ * Return: what to give to qcow2_epoch_exit().
+ */
+struct qcow2_epoch *qcow2_epoch_enter(struct qcow2_image *img)
+{
+	struct qcow2_epoch *epoch;
+
+	rcu_read_lock();
+	for (;;) {
+		/* Pairs with release_kick(). */
+		epoch = &img->epochs[smp_load_acquire(&img->epoch)];
+		if (percpu_ref_tryget_live(&epoch->ref))
+			break;
+		cpu_relax();
+	}
+	rcu_read_unlock();
+	return epoch;
+}
+
+/**
+ * qcow2_epoch_exit() - the I/O is done
+ * @epoch: from qcow2_epoch_enter()
+ *
+ * Context: any.
+ */
+void qcow2_epoch_exit(struct qcow2_epoch *epoch)
+{
+	percpu_ref_put(&epoch->ref);
+}
+
+static void epoch_drained(struct percpu_ref *ref)
+{
+	struct qcow2_image *img = container_of(ref, struct qcow2_epoch,
+					       ref)->img;
+
+	queue_work(img->wq, &img->release_work);
+}
+
+/* Starts to wait for the I/O that may use the durable drops' clusters. */
+static void release_kick(struct qcow2_image *img)
+{
+	struct qcow2_epoch *old = &img->epochs[img->epoch];
+
+	lockdep_assert_held(&img->meta_lock);
+	if (!list_empty(&img->draining) || list_empty(&img->durable))
+		return;
+	list_splice_init(&img->durable, &img->draining);
+	/* Who sees the new epoch sees the removals that came before. */
+	smp_store_release(&img->epoch, !img->epoch);
+	percpu_ref_kill(&old->ref);
+}
+
+static int drop_reference(struct qcow2_image *img, u64 offset)
+{
+	u64 cluster = offset >> img->geo.cluster_bits;
+	struct qcow2_need need = {};
+	struct qcow2_slice *slice;
+	int ret;
+
+	for (;;) {
+		mutex_lock(&img->meta_lock);
+		ret = qcow2_refcount_slice(img, cluster, &need, &slice);
+		if (!ret) {
+			ret = qcow2_refcount_dec(img, cluster, slice);
+			qcow2_slice_put(slice);
+		}
+		mutex_unlock(&img->meta_lock);
+		if (ret != -EAGAIN)
+			break;
+		if (need.kind != QCOW2_NEED_SLICE) {
+			ret = qcow2_image_fail(img, -EUCLEAN,
+					       "no refcount block counts the cluster at offset 0x%llx, though it was in use",
+					       offset);
+			break;
+		}
+		ret = qcow2_need_meet(img, &need);
+		if (ret)
+			break;
+	}
+	qcow2_need_done(&need);
+	return ret;
+}
+
+static void free_drops(struct list_head *list)
+{
+	struct qcow2_drop *drop, *next;
+
+	list_for_each_entry_safe(drop, next, list, link)
+		kvfree(drop);
+	INIT_LIST_HEAD(list);
+}
+
+/* Runs when the old epoch's I/O is done; the list is nobody else's until then. */
+static void release_work(struct work_struct *work)
+{
+	struct qcow2_image *img = container_of(work, struct qcow2_image,
+					       release_work);
+	struct qcow2_drop *drop;
+	LIST_HEAD(applied);
+	unsigned int i;
+
+	/* An error leaves a leak and has been logged. */
+	list_for_each_entry(drop, &img->draining, link)
+		for (i = 0; i < drop->nr; i++)
+			drop_reference(img, drop->offsets[i]);
+	percpu_ref_reinit(&img->epochs[!img->epoch].ref);
+	mutex_lock(&img->meta_lock);
+	list_splice_init(&img->draining, &applied);
+	release_kick(img);
+	mutex_unlock(&img->meta_lock);
+	free_drops(&applied);
+	wake_up_all(&img->released);
+}
+
+/**
+ * qcow2_drop_alloc() - get a record of references to drop
+ * @nr: number of clusters
+ *
+ * Context: may sleep.
+ * Return: the record, whose offsets the caller fills in, or NULL.  Free it
+ * with kvfree() if it is not passed to qcow2_drop_later().
+ */
+struct qcow2_drop *qcow2_drop_alloc(unsigned int nr)
+{
+	struct qcow2_drop *drop;
+
+	drop = kvmalloc(struct_size(drop, offsets, nr), GFP_NOIO);
+	if (drop)
+		drop->nr = nr;
+	return drop;
+}
+
+/**
+ * qcow2_drop_later() - drop references when their removal is durable
+ * @img: the image
+ * @drop: clusters to which a table had a reference that was removed under the
+ *	same hold of meta_lock
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop)
+{
+	lockdep_assert_held(&img->meta_lock);
+	list_add_tail(&drop->link, &img->unlinked);
+	qcow2_commit_later(img);
+}
+
+/*
+ * Start and end.
+ */
+
+static int init_epochs(struct qcow2_image *img)
+{
+	int i, ret;
+
+	for (i = 0; i < 2; i++) {
+		img->epochs[i].img = img;
+		ret = percpu_ref_init(&img->epochs[i].ref, epoch_drained,
+				      PERCPU_REF_ALLOW_REINIT, GFP_KERNEL);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/**
+ * qcow2_commit_init() - prepare an image for commits
+ * @img: the image; its workqueue exists
+ *
+ * Return: 0 or -ENOMEM; qcow2_commit_destroy() is due in both cases.
+ */
+int qcow2_commit_init(struct qcow2_image *img)
+{
+	int ret;
+
+	mutex_init(&img->commit_lock);
+	INIT_LIST_HEAD(&img->dirty_l2);
+	INIT_LIST_HEAD(&img->dirty_refblocks);
+	INIT_LIST_HEAD(&img->l2_copies);
+	INIT_LIST_HEAD(&img->refblock_copies);
+	INIT_LIST_HEAD(&img->unlinked);
+	INIT_LIST_HEAD(&img->durable);
+	INIT_LIST_HEAD(&img->draining);
+	INIT_DELAYED_WORK(&img->commit_work, commit_by_clock);
+	INIT_WORK(&img->release_work, release_work);
+	init_waitqueue_head(&img->released);
+	ret = stock_copies(&img->l2_copies, COPIES_MIN, GFP_KERNEL);
+	ret = ret ?: stock_copies(&img->refblock_copies, COPIES_MIN,
+				  GFP_KERNEL);
+	return ret ?: init_epochs(img);
+}
+
+static bool nothing_to_release(struct qcow2_image *img)
+{
+	bool ret;
+
+	mutex_lock(&img->meta_lock);
+	ret = list_empty(&img->durable) && list_empty(&img->draining);
+	mutex_unlock(&img->meta_lock);
+	return ret;
+}
+
+static bool is_clean(struct qcow2_image *img)
+{
+	bool ret;
+
+	mutex_lock(&img->meta_lock);
+	ret = !img->nr_dirty && list_empty(&img->unlinked);
+	mutex_unlock(&img->meta_lock);
+	return ret;
+}
+
+/**
+ * qcow2_commit_stop() - commit until nothing is left to commit
+ * @img: the image; no guest operation runs or will come
+ *
+ * A commit lets references drop, which changes refcounts, which want a commit:
+ * it takes two rounds.
+ *
+ * Context: sleeps, does I/O.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_commit_stop(struct qcow2_image *img)
+{
+	int ret;
+
+	do {
+		ret = qcow2_commit(img);
+		wait_event(img->released, nothing_to_release(img));
+	} while (!ret && !is_clean(img));
+	cancel_delayed_work_sync(&img->commit_work);
+	return ret;
+}
+
+static void drop_dirty(struct list_head *dirty)
+{
+	struct qcow2_slice *slice, *next;
+
+	list_for_each_entry_safe(slice, next, dirty, dirty) {
+		list_del_init(&slice->dirty);
+		qcow2_slice_put(slice);
+	}
+}
+
+/**
+ * qcow2_commit_destroy() - free what qcow2_commit_init() and later use took
+ * @img: the image, stopped; what is dirty still, after an error, is lost
+ */
+void qcow2_commit_destroy(struct qcow2_image *img)
+{
+	int i;
+
+	for (i = 0; i < 2; i++)
+		percpu_ref_exit(&img->epochs[i].ref);
+	drop_dirty(&img->dirty_l2);
+	drop_dirty(&img->dirty_refblocks);
+	free_drops(&img->unlinked);
+	free_copies(&img->l2_copies);
+	free_copies(&img->refblock_copies);
+	mutex_destroy(&img->commit_lock);
+}

@@ -1,0 +1,515 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * /dev/qcow-control: attach, detach, query.
+ */
+
+/**
+ * DOC: control
+ *
+ * All devices are in one IDR under one mutex.  Attaching and detaching do I/O,
+ * for which the mutex is not held: a device is in the IDR from the first
+ * moment, which reserves its number and its file, in a state that says who
+ * owns it.
+ */
+
+#include <linux/capability.h>
+#include <linux/err.h>
+#include <linux/errno.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/idr.h>
+#include <linux/minmax.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+#include <uapi/linux/qcow2.h>
+
+#include "blk.h"
+#include "ctl.h"
+#include "image.h"
+
+/* Highest number of a device: its name must fit, and so must its minors. */
+#define MAX_INDEX	((1 << 20) - 1)
+
+/**
+ * enum device_state - who owns a device
+ * @DEVICE_ATTACHING: the attach that made it; nobody else may look at more
+ *	than its file
+ * @DEVICE_LIVE: nobody; it may be queried, and detached under devices_lock
+ * @DEVICE_DETACHING: the detach that said so; nobody else may look at it
+ */
+enum device_state {
+	DEVICE_ATTACHING,
+	DEVICE_LIVE,
+	DEVICE_DETACHING,
+};
+
+/**
+ * struct device - an attached image
+ * @state: enum device_state, under devices_lock
+ * @index: its number
+ * @flags: enum qcow2_attach_flags
+ * @filp: the image file, with a reference
+ * @img: the image
+ * @disk: its block device
+ */
+struct qcow2_device {
+	enum device_state state;
+	int index;
+	u32 flags;
+	struct file *filp;
+	struct qcow2_image *img;
+	struct qcow2_disk *disk;
+};
+
+/* Protects devices and the state of each; no I/O is done under it. */
+static DEFINE_MUTEX(devices_lock);
+static DEFINE_IDR(devices);
+
+/*
+ * Attach.
+ */
+
+/* A file can be attached once: two engines would destroy its metadata. */
+static int check_not_attached(struct file *filp, struct qcow2_reason *why)
+{
+	struct qcow2_device *dev;
+	int index;
+
+	lockdep_assert_held(&devices_lock);
+	idr_for_each_entry(&devices, dev, index)
+		if (dev->filp->f_mapping->host == filp->f_mapping->host)
+			return qcow2_refuse(why, -EBUSY,
+					    "image is attached already, as /dev/qcow%d",
+					    dev->index);
+	return 0;
+}
+
+static int choose_index(struct qcow2_device *dev, int wanted,
+			struct qcow2_reason *why)
+{
+	int ret;
+
+	lockdep_assert_held(&devices_lock);
+	if (wanted < 0)
+		ret = idr_alloc(&devices, dev, 0, MAX_INDEX + 1, GFP_KERNEL);
+	else
+		ret = idr_alloc(&devices, dev, wanted, wanted + 1, GFP_KERNEL);
+	if (ret == -ENOSPC)
+		return qcow2_refuse(why, -EBUSY, wanted < 0 ?
+				    "all device numbers are in use" :
+				    "/dev/qcow%d is in use", wanted);
+	if (ret < 0)
+		return qcow2_refuse(why, ret, "out of memory");
+	dev->index = ret;
+	return 0;
+}
+
+static int reserve(struct qcow2_device *dev, int wanted,
+		   struct qcow2_reason *why)
+{
+	int ret;
+
+	mutex_lock(&devices_lock);
+	ret = check_not_attached(dev->filp, why);
+	ret = ret ?: choose_index(dev, wanted, why);
+	mutex_unlock(&devices_lock);
+	return ret;
+}
+
+static void forget(struct qcow2_device *dev)
+{
+	mutex_lock(&devices_lock);
+	idr_remove(&devices, dev->index);
+	mutex_unlock(&devices_lock);
+}
+
+static unsigned int file_flags(u32 attach_flags)
+{
+	unsigned int flags = 0;
+
+	if (!(attach_flags & QCOW2_ATTACH_READ_ONLY))
+		flags |= QCOW2_FILE_WRITABLE;
+	if (attach_flags & QCOW2_ATTACH_DIRECT_IO)
+		flags |= QCOW2_FILE_DIRECT;
+	return flags;
+}
+
+static int bring_up(struct qcow2_device *dev, struct qcow2_reason *why)
+{
+	char name[DISK_NAME_LEN];
+
+	snprintf(name, sizeof(name), "qcow%d", dev->index);
+	dev->img = qcow2_image_open(dev->filp, name, file_flags(dev->flags),
+				    why);
+	if (IS_ERR(dev->img))
+		return PTR_ERR(dev->img);
+	dev->disk = qcow2_disk_add(dev->img, dev->index, why);
+	if (IS_ERR(dev->disk)) {
+		qcow2_image_close(dev->img);
+		return PTR_ERR(dev->disk);
+	}
+	mutex_lock(&devices_lock);
+	dev->state = DEVICE_LIVE;
+	mutex_unlock(&devices_lock);
+	return 0;
+}
+
+static int attach_file(struct file *filp, u32 flags, int *index,
+		       struct qcow2_reason *why)
+{
+	struct qcow2_device *dev = kzalloc(sizeof(*dev), GFP_KERNEL);
+	int ret;
+
+	if (!dev)
+		return qcow2_refuse(why, -ENOMEM, "out of memory");
+	dev->filp = get_file(filp);
+	dev->flags = flags;
+	ret = reserve(dev, *index, why);
+	if (ret)
+		goto err_file;
+	*index = dev->index;
+	ret = bring_up(dev, why);
+	if (ret)
+		goto err_reserved;
+	return 0;
+
+err_reserved:
+	forget(dev);
+err_file:
+	fput(dev->filp);
+	kfree(dev);
+	return ret;
+}
+
+static int check_attach(const struct qcow2_ctl_attach *arg,
+			struct qcow2_reason *why)
+{
+	if (arg->flags & ~(QCOW2_ATTACH_READ_ONLY | QCOW2_ATTACH_DIRECT_IO))
+		return qcow2_refuse(why, -EINVAL, "unknown flags 0x%x",
+				    arg->flags);
+	if (arg->reserved)
+		return qcow2_refuse(why, -EINVAL,
+				    "a reserved member is not zero");
+	if (arg->index < -1 || arg->index > MAX_INDEX)
+		return qcow2_refuse(why, -EINVAL,
+				    "device number is %d, wanted -1 to %d",
+				    arg->index, MAX_INDEX);
+	if (arg->nr_files != 1)
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "%u files given, wanted 1: backing files are not served yet",
+				    arg->nr_files);
+	return 0;
+}
+
+static int get_image_file(const struct qcow2_ctl_attach *arg,
+			  struct file **filp, struct qcow2_reason *why)
+{
+	struct qcow2_ctl_file file;
+
+	if (copy_from_user(&file, u64_to_user_ptr(arg->files), sizeof(file)))
+		return -EFAULT;
+	if (file.format != QCOW2_FILE_QCOW2 || file.reserved)
+		return qcow2_refuse(why, -EINVAL, "unknown file format %u",
+				    file.format);
+	*filp = fget(file.fd);
+	if (!*filp)
+		return qcow2_refuse(why, -EBADF, "descriptor %d is not open",
+				    file.fd);
+	return 0;
+}
+
+static int ctl_attach(struct qcow2_ctl_attach *arg, struct qcow2_reason *why)
+{
+	struct file *filp;
+	int ret;
+
+	ret = check_attach(arg, why);
+	ret = ret ?: get_image_file(arg, &filp, why);
+	if (ret)
+		return ret;
+	/* Each device keeps the module; the ioctl itself is covered by fops. */
+	__module_get(THIS_MODULE);
+	ret = attach_file(filp, arg->flags, &arg->index, why);
+	fput(filp);
+	if (ret)
+		module_put(THIS_MODULE);
+	return ret;
+}
+
+/*
+ * Detach.
+ */
+
+static struct qcow2_device *find_live(int index)
+{
+	struct qcow2_device *dev = idr_find(&devices, index);
+
+	lockdep_assert_held(&devices_lock);
+	return dev && dev->state == DEVICE_LIVE ? dev : NULL;
+}
+
+static int begin_detach(int index, struct qcow2_device **found,
+			struct qcow2_reason *why)
+{
+	struct qcow2_device *dev;
+	unsigned int openers;
+	int ret = 0;
+
+	mutex_lock(&devices_lock);
+	dev = find_live(index);
+	if (!dev)
+		ret = qcow2_refuse(why, -ENODEV, "no such device");
+	else if (qcow2_disk_begin_close(dev->disk, &openers))
+		ret = qcow2_refuse(why, -EBUSY,
+				   "/dev/qcow%d is in use (open %u times); unmount or close it first",
+				   index, openers);
+	else
+		dev->state = DEVICE_DETACHING;
+	mutex_unlock(&devices_lock);
+	*found = dev;
+	return ret;
+}
+
+static int take_down(struct qcow2_device *dev, struct qcow2_reason *why)
+{
+	int ret;
+
+	qcow2_disk_del(dev->disk);
+	ret = qcow2_image_close(dev->img);
+	forget(dev);
+	fput(dev->filp);
+	kfree(dev);
+	if (ret)
+		return qcow2_refuse(why, -EIO,
+				    "detached, but the last changes could not be written (error %d); run 'qemu-img check' on the image",
+				    ret);
+	return 0;
+}
+
+static int ctl_detach(struct qcow2_ctl_detach *arg, struct qcow2_reason *why)
+{
+	struct qcow2_device *dev;
+	int ret;
+
+	if (arg->flags || arg->reserved || arg->reserved2)
+		return qcow2_refuse(why, -EINVAL,
+				    "a reserved member is not zero");
+	ret = begin_detach(arg->index, &dev, why);
+	if (ret)
+		return ret;
+	ret = take_down(dev, why);
+	module_put(THIS_MODULE);
+	return ret;
+}
+
+/*
+ * Query.
+ */
+
+static u32 query_state(const struct qcow2_device *dev)
+{
+	u32 state = 0;
+
+	if (dev->flags & QCOW2_ATTACH_READ_ONLY)
+		state |= QCOW2_STATE_READ_ONLY;
+	if (dev->flags & QCOW2_ATTACH_DIRECT_IO)
+		state |= QCOW2_STATE_DIRECT_IO;
+	if (qcow2_image_needs_check(dev->img))
+		state |= QCOW2_STATE_NEEDS_CHECK;
+	return state;
+}
+
+static void describe(const struct qcow2_device *dev,
+		     struct qcow2_ctl_query *arg)
+{
+	arg->index = dev->index;
+	arg->state = query_state(dev);
+	arg->virtual_size = dev->img->geo.virtual_bytes;
+	arg->cluster_size = dev->img->geo.cluster_bytes;
+	arg->version = dev->img->geo.version;
+	arg->openers = qcow2_disk_openers(dev->disk);
+}
+
+static struct qcow2_device *next_live(int index)
+{
+	struct qcow2_device *dev;
+
+	lockdep_assert_held(&devices_lock);
+	idr_for_each_entry_continue(&devices, dev, index)
+		if (dev->state == DEVICE_LIVE)
+			return dev;
+	return NULL;
+}
+
+static int query_locked(struct qcow2_ctl_query *arg, char *path)
+{
+	struct qcow2_device *dev = next_live(arg->index);
+
+	if (!dev)
+		return -ENODEV;
+	describe(dev, arg);
+	return path ? qcow2_file_path(dev->img->file, path, PATH_MAX) : 0;
+}
+
+static int give_path(const struct qcow2_ctl_query *arg, const char *path)
+{
+	size_t bytes = strlen(path) + 1;
+
+	if (bytes > arg->path_size)
+		return -ENAMETOOLONG;
+	return copy_to_user(u64_to_user_ptr(arg->path), path, bytes) ?
+		-EFAULT : 0;
+}
+
+static int ctl_query(struct qcow2_ctl_query *arg)
+{
+	char *path = NULL;
+	int ret;
+
+	if (arg->flags || arg->index < 0)
+		return -EINVAL;
+	if (arg->path) {
+		path = kmalloc(PATH_MAX, GFP_KERNEL);
+		if (!path)
+			return -ENOMEM;
+	}
+	mutex_lock(&devices_lock);
+	ret = query_locked(arg, path);
+	mutex_unlock(&devices_lock);
+	if (!ret && path)
+		ret = give_path(arg, path);
+	kfree(path);
+	return ret;
+}
+
+/*
+ * The node.
+ */
+
+/* Copies the caller's struct, whose first member is its size, into @arg. */
+static int get_arg(void *arg, size_t bytes, void __user *from)
+{
+	u32 user_bytes;
+
+	if (get_user(user_bytes, (u32 __user *)from))
+		return -EFAULT;
+	if (user_bytes < sizeof(u32) || user_bytes > PAGE_SIZE)
+		return -EINVAL;
+	return copy_struct_from_user(arg, bytes, from, user_bytes);
+}
+
+/* Copies back what fits into the caller's struct. */
+static int put_arg(void __user *to, const void *arg, size_t bytes)
+{
+	u32 user_bytes = *(const u32 *)arg;
+
+	return copy_to_user(to, arg, min_t(size_t, bytes, user_bytes)) ?
+		-EFAULT : 0;
+}
+
+static void give_reason(u64 to, u32 bytes, const struct qcow2_reason *why)
+{
+	size_t n = min_t(size_t, bytes, strlen(why->text) + 1);
+	char __user *buf = u64_to_user_ptr(to);
+
+	if (!to || !n || !why->text[0])
+		return;
+	/* The errno tells what it can if this does not work. */
+	if (copy_to_user(buf, why->text, n) || put_user('\0', buf + n - 1))
+		return;
+}
+
+static long ioctl_attach(void __user *user)
+{
+	struct qcow2_reason why = {};
+	struct qcow2_ctl_attach arg;
+	int ret;
+
+	ret = get_arg(&arg, sizeof(arg), user);
+	if (ret)
+		return ret;
+	ret = ctl_attach(&arg, &why);
+	if (!ret)
+		return put_arg(user, &arg, sizeof(arg));
+	give_reason(arg.reason, arg.reason_size, &why);
+	return ret;
+}
+
+static long ioctl_detach(void __user *user)
+{
+	struct qcow2_reason why = {};
+	struct qcow2_ctl_detach arg;
+	int ret;
+
+	ret = get_arg(&arg, sizeof(arg), user);
+	if (ret)
+		return ret;
+	ret = ctl_detach(&arg, &why);
+	if (ret)
+		give_reason(arg.reason, arg.reason_size, &why);
+	return ret;
+}
+
+static long ioctl_query(void __user *user)
+{
+	struct qcow2_ctl_query arg;
+	int ret;
+
+	ret = get_arg(&arg, sizeof(arg), user);
+	ret = ret ?: ctl_query(&arg);
+	return ret ?: put_arg(user, &arg, sizeof(arg));
+}
+
+static long ctl_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
+{
+	void __user *user = (void __user *)arg;
+
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
+	switch (cmd) {
+	case QCOW2_CTL_ATTACH:
+		return ioctl_attach(user);
+	case QCOW2_CTL_DETACH:
+		return ioctl_detach(user);
+	case QCOW2_CTL_QUERY:
+		return ioctl_query(user);
+	default:
+		return -ENOTTY;
+	}
+}
+
+static const struct file_operations ctl_fops = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = ctl_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+};
+
+static struct miscdevice ctl_device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = QCOW2_CONTROL_NAME,
+	.fops = &ctl_fops,
+	.mode = 0600,
+};
+
+/**
+ * qcow2_ctl_init() - at load: make the control node
+ *
+ * Return: 0 or a negative errno.
+ */
+int __init qcow2_ctl_init(void)
+{
+	return misc_register(&ctl_device);
+}
+
+/**
+ * qcow2_ctl_exit() - at unload: take it away; no device is attached
+ */
+void qcow2_ctl_exit(void)
+{
+	misc_deregister(&ctl_device);
+	idr_destroy(&devices);
+}

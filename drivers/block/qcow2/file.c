@@ -1,0 +1,492 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The image file in the kernel: a struct file, used with kiocbs.
+ */
+
+/**
+ * DOC: image file
+ *
+ * A transfer is one kiocb, with direct I/O asynchronous, else completed by the
+ * time that it was submitted.  File systems may transfer less than asked; the
+ * rest is then submitted by the image's workqueue, because completion runs in
+ * any context.  What a read finds past the end of the file is zeroes: an image
+ * need not be as long as its last cluster.
+ *
+ * Everything that calls into the file system runs without __GFP_IO, since the
+ * file system may otherwise wait for writeback to the very device that is
+ * being served, and with PF_LOCAL_THROTTLE, so that buffered writes are not
+ * throttled for the dirty pages of that device.
+ */
+
+#include <linux/blkdev.h>
+#include <linux/completion.h>
+#include <linux/file.h>
+#include <linux/falloc.h>
+#include <linux/highmem.h>
+#include <linux/mm.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/stat.h>
+#include <linux/string.h>
+
+#include "image.h"
+
+/* Zeroes are written in pieces of this many zero pages. */
+#define ZERO_PAGES	16
+
+/**
+ * struct qcow2_file - an open image file
+ * @filp: the file
+ * @inode: that of its page cache
+ * @wq: where the rest of a short transfer is submitted
+ * @flags: enum qcow2_file_flags
+ * @align: offset, length and memory of a transfer are multiples of this
+ */
+struct qcow2_file {
+	struct file *filp;
+	struct inode *inode;
+	struct workqueue_struct *wq;
+	unsigned int flags;
+	unsigned int align;
+};
+
+/*
+ * Calling into the file system.
+ */
+
+#define IO_TASK_FLAGS	(PF_LOCAL_THROTTLE | PF_MEMALLOC_NOIO)
+
+static unsigned int enter_fs(void)
+{
+	unsigned int old = current->flags;
+
+	current->flags |= IO_TASK_FLAGS;
+	return old;
+}
+
+static void leave_fs(unsigned int old)
+{
+	current_restore_flags(old, IO_TASK_FLAGS);
+}
+
+/*
+ * One transfer.
+ */
+
+static void finish(struct qcow2_fio *fio, int error)
+{
+	fio->error = error;
+	fio->done(fio);
+}
+
+static void zero_rest(struct qcow2_fio *fio)
+{
+	struct iov_iter rest = fio->iter;
+
+	iov_iter_advance(&rest, fio->transferred);
+	iov_iter_zero(iov_iter_count(&rest), &rest);
+	finish(fio, 0);
+}
+
+/* Lets the workqueue submit what is left; false if nothing new was moved. */
+static bool continue_later(struct qcow2_fio *fio, size_t moved)
+{
+	size_t before = fio->transferred - moved;
+
+	fio->transferred = round_down(fio->transferred, fio->file->align);
+	if (fio->transferred <= before)
+		return false;
+	queue_work(fio->file->wq, &fio->work);
+	return true;
+}
+
+static void transfer_done(struct qcow2_fio *fio, long ret)
+{
+	if (ret < 0) {
+		finish(fio, ret);
+		return;
+	}
+	fio->transferred += ret;
+	if (fio->transferred == iov_iter_count(&fio->iter))
+		finish(fio, 0);
+	else if (!fio->write &&
+		 fio->offset + fio->transferred >= i_size_read(fio->file->inode))
+		zero_rest(fio);
+	else if (!continue_later(fio, ret))
+		finish(fio, fio->write ? -ENOSPC : -EIO);
+}
+
+static void kiocb_done(struct kiocb *iocb, long ret)
+{
+	struct qcow2_fio *fio = container_of(iocb, struct qcow2_fio, iocb);
+
+	if (fio->write && S_ISREG(fio->file->inode->i_mode))
+		kiocb_end_write(iocb);
+	transfer_done(fio, ret);
+}
+
+static void init_kiocb(struct qcow2_fio *fio)
+{
+	struct kiocb *iocb = &fio->iocb;
+
+	memset(iocb, 0, sizeof(*iocb));
+	iocb->ki_filp = fio->file->filp;
+	iocb->ki_pos = fio->offset + fio->transferred;
+	if (fio->file->flags & QCOW2_FILE_DIRECT) {
+		iocb->ki_flags |= IOCB_DIRECT;
+		iocb->ki_complete = kiocb_done;
+	}
+	if (fio->dsync)
+		iocb->ki_flags |= IOCB_DSYNC;
+}
+
+static void issue(struct qcow2_fio *fio)
+{
+	const struct file_operations *fop = fio->file->filp->f_op;
+	unsigned int old = enter_fs();
+	ssize_t ret;
+
+	fio->rest = fio->iter;
+	iov_iter_advance(&fio->rest, fio->transferred);
+	init_kiocb(fio);
+	if (fio->write) {
+		if (S_ISREG(fio->file->inode->i_mode))
+			kiocb_start_write(&fio->iocb);
+		ret = fop->write_iter(&fio->iocb, &fio->rest);
+	} else {
+		ret = fop->read_iter(&fio->iocb, &fio->rest);
+	}
+	leave_fs(old);
+	/* @fio may be gone when the transfer goes on asynchronously. */
+	if (ret != -EIOCBQUEUED)
+		kiocb_done(&fio->iocb, ret);
+}
+
+static void issue_work(struct work_struct *work)
+{
+	issue(container_of(work, struct qcow2_fio, work));
+}
+
+/**
+ * qcow2_file_submit() - start a transfer
+ * @fio: filled in by the caller as the structure says; must stay until done
+ *
+ * Context: may sleep (page cache, allocations of the file system).
+ */
+void qcow2_file_submit(struct qcow2_fio *fio)
+{
+	INIT_WORK(&fio->work, issue_work);
+	fio->transferred = 0;
+	issue(fio);
+}
+
+struct sync_fio {
+	struct qcow2_fio fio;
+	struct completion done;
+};
+
+static void sync_done(struct qcow2_fio *fio)
+{
+	complete(&container_of(fio, struct sync_fio, fio)->done);
+}
+
+/**
+ * qcow2_file_rw() - transfer and wait
+ * @file: the file
+ * @write: direction
+ * @offset: byte offset in the file
+ * @iter: bvecs; not changed
+ *
+ * Context: sleeps.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_file_rw(struct qcow2_file *file, bool write, u64 offset,
+		  struct iov_iter *iter)
+{
+	struct sync_fio sync = {
+		.fio = {
+			.file = file,
+			.offset = offset,
+			.iter = *iter,
+			.write = write,
+			.done = sync_done,
+		},
+		.done = COMPLETION_INITIALIZER_ONSTACK(sync.done),
+	};
+
+	INIT_WORK_ONSTACK(&sync.fio.work, issue_work);
+	issue(&sync.fio);
+	wait_for_completion(&sync.done);
+	destroy_work_on_stack(&sync.fio.work);
+	return sync.fio.error;
+}
+
+/**
+ * qcow2_file_rw_page() - transfer between the file and (part of) a page
+ * @file: the file
+ * @write: direction
+ * @offset: byte offset in the file, aligned
+ * @page: kernel address inside one page, aligned
+ * @bytes: length, aligned
+ *
+ * Context: sleeps.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_file_rw_page(struct qcow2_file *file, bool write, u64 offset,
+		       void *page, size_t bytes)
+{
+	struct bio_vec bv;
+	struct iov_iter iter;
+
+	bvec_set_virt(&bv, page, bytes);
+	iov_iter_bvec(&iter, write ? ITER_SOURCE : ITER_DEST, &bv, 1, bytes);
+	return qcow2_file_rw(file, write, offset, &iter);
+}
+
+/**
+ * qcow2_file_read_buf() - read into any kernel memory
+ * @file: the file
+ * @offset: byte offset in the file, aligned
+ * @buf: where to
+ * @bytes: length, need not be aligned
+ *
+ * Goes through a page of its own: for attach, not for guest I/O.
+ *
+ * Context: sleeps, allocates.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_file_read_buf(struct qcow2_file *file, u64 offset, void *buf,
+			size_t bytes)
+{
+	void *page = (void *)__get_free_page(GFP_KERNEL);
+	int ret = page ? 0 : -ENOMEM;
+
+	while (!ret && bytes) {
+		size_t n = min_t(size_t, bytes, PAGE_SIZE);
+
+		ret = qcow2_file_rw_page(file, false, offset, page,
+					 round_up(n, file->align));
+		memcpy(buf, page, n);
+		offset += n;
+		buf += n;
+		bytes -= n;
+	}
+	free_page((unsigned long)page);
+	return ret;
+}
+
+/**
+ * qcow2_file_write_zeroes() - write zeroes
+ * @file: the file
+ * @offset: byte offset, aligned
+ * @bytes: length, aligned
+ *
+ * Context: sleeps; allocates nothing of its own.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes)
+{
+	struct bio_vec bv[ZERO_PAGES];
+	int i;
+
+	for (i = 0; i < ZERO_PAGES; i++)
+		bvec_set_page(&bv[i], ZERO_PAGE(0), PAGE_SIZE, 0);
+	while (bytes) {
+		size_t n = min_t(u64, bytes, ZERO_PAGES * PAGE_SIZE);
+		struct iov_iter iter;
+		int ret;
+
+		iov_iter_bvec(&iter, ITER_SOURCE, bv, ZERO_PAGES, n);
+		ret = qcow2_file_rw(file, true, offset, &iter);
+		if (ret)
+			return ret;
+		offset += n;
+		bytes -= n;
+	}
+	return 0;
+}
+
+/**
+ * qcow2_file_flush() - make all completed writes durable
+ * @file: the file
+ *
+ * Context: sleeps.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_file_flush(struct qcow2_file *file)
+{
+	unsigned int old = enter_fs();
+	int ret = vfs_fsync(file->filp, 1);
+
+	leave_fs(old);
+	return ret;
+}
+
+/*
+ * Opening, and what the file is like.
+ */
+
+static int check_type(struct file *filp, unsigned int flags,
+		      struct qcow2_reason *why)
+{
+	umode_t mode = filp->f_mapping->host->i_mode;
+
+	if (!S_ISREG(mode) && !S_ISBLK(mode))
+		return qcow2_refuse(why, -EINVAL,
+				    "neither a regular file nor a block device");
+	if (!(filp->f_mode & FMODE_READ) || !filp->f_op->read_iter)
+		return qcow2_refuse(why, -EACCES, "not open for reading");
+	if (!(flags & QCOW2_FILE_WRITABLE))
+		return 0;
+	if (!(filp->f_mode & FMODE_WRITE) || !filp->f_op->write_iter)
+		return qcow2_refuse(why, -EACCES,
+				    "not open for writing; attach read-only");
+	if (filp->f_flags & O_APPEND)
+		return qcow2_refuse(why, -EINVAL, "open for appending");
+	if (S_ISREG(mode) && IS_SWAPFILE(filp->f_mapping->host))
+		return qcow2_refuse(why, -EBUSY, "in use as swap");
+	return 0;
+}
+
+/* Alignment that direct I/O on the file wants, for offsets and for memory. */
+static unsigned int direct_align(struct file *filp)
+{
+	struct block_device *bdev = filp->f_mapping->host->i_sb->s_bdev;
+	struct kstat stat;
+
+	if (S_ISBLK(filp->f_mapping->host->i_mode))
+		return bdev_logical_block_size(I_BDEV(filp->f_mapping->host));
+	if (!vfs_getattr(&filp->f_path, &stat, STATX_DIOALIGN, 0) &&
+	    (stat.result_mask & STATX_DIOALIGN) && stat.dio_offset_align)
+		return max(stat.dio_offset_align, stat.dio_mem_align);
+	return bdev ? bdev_logical_block_size(bdev) : SECTOR_SIZE;
+}
+
+static int choose_align(struct qcow2_file *file, struct qcow2_reason *why)
+{
+	file->align = SECTOR_SIZE;
+	if (!(file->flags & QCOW2_FILE_DIRECT))
+		return 0;
+	if (!(file->filp->f_mode & FMODE_CAN_ODIRECT))
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "its file system has no direct I/O; attach without --direct-io");
+	file->align = max_t(unsigned int, direct_align(file->filp),
+			    SECTOR_SIZE);
+	if (file->align > PAGE_SIZE || !is_power_of_2(file->align))
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "direct I/O on it needs blocks of %u bytes; attach without --direct-io",
+				    file->align);
+	return 0;
+}
+
+/**
+ * qcow2_file_open() - use an open file as image file
+ * @filp: the file; a reference is taken
+ * @flags: enum qcow2_file_flags
+ * @wq: for the rest of short transfers; must outlive the file
+ * @why: filled in on failure
+ *
+ * Context: sleeps.
+ * Return: the file or an ERR_PTR.
+ */
+struct qcow2_file *qcow2_file_open(struct file *filp, unsigned int flags,
+				   struct workqueue_struct *wq,
+				   struct qcow2_reason *why)
+{
+	struct qcow2_file *file;
+	int ret;
+
+	ret = check_type(filp, flags, why);
+	if (ret)
+		return ERR_PTR(ret);
+	file = kzalloc(sizeof(*file), GFP_KERNEL);
+	if (!file)
+		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
+	file->filp = filp;
+	file->inode = filp->f_mapping->host;
+	file->flags = flags;
+	file->wq = wq;
+	ret = choose_align(file, why);
+	if (ret) {
+		kfree(file);
+		return ERR_PTR(ret);
+	}
+	get_file(filp);
+	return file;
+}
+
+/**
+ * qcow2_file_close() - give the file back
+ * @file: from qcow2_file_open(); no transfer may be running
+ */
+void qcow2_file_close(struct qcow2_file *file)
+{
+	fput(file->filp);
+	kfree(file);
+}
+
+/**
+ * qcow2_file_bytes() - current size
+ * @file: the file
+ *
+ * Return: size in bytes.
+ */
+u64 qcow2_file_bytes(const struct qcow2_file *file)
+{
+	return i_size_read(file->inode);
+}
+
+/**
+ * qcow2_file_max_bytes() - size that the file can grow to
+ * @file: the file
+ *
+ * Return: size in bytes; that of a block device is fixed.
+ */
+u64 qcow2_file_max_bytes(const struct qcow2_file *file)
+{
+	if (S_ISBLK(file->inode->i_mode))
+		return i_size_read(file->inode);
+	return file->inode->i_sb->s_maxbytes;
+}
+
+/**
+ * qcow2_file_align() - alignment of transfers
+ * @file: the file
+ *
+ * Return: what offset, length and memory address of a transfer must be
+ * multiples of, in bytes; at least 512.
+ */
+unsigned int qcow2_file_align(const struct qcow2_file *file)
+{
+	return file->align;
+}
+
+/**
+ * qcow2_file_same() - is this the same file on disk?
+ * @file: the file
+ * @filp: another open file
+ *
+ * Return: true if both name one inode or one block device.
+ */
+bool qcow2_file_same(const struct qcow2_file *file, struct file *filp)
+{
+	return file->inode == filp->f_mapping->host;
+}
+
+/**
+ * qcow2_file_path() - path as the calling process sees it
+ * @file: the file
+ * @buf: for the zero-terminated path
+ * @bytes: size of @buf
+ *
+ * Return: 0 or -ENAMETOOLONG.
+ */
+int qcow2_file_path(const struct qcow2_file *file, char *buf, size_t bytes)
+{
+	char *path = file_path(file->filp, buf, bytes);
+
+	if (IS_ERR(path))
+		return PTR_ERR(path);
+	memmove(buf, path, strlen(path) + 1);
+	return 0;
+}

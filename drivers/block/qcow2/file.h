@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The lower seam of the engine: the file that holds the image.
+ *
+ * In the kernel file.c carries these out with kiocbs on an open struct file.
+ * In user space the tests link another implementation behind this header.
+ */
+#ifndef _QCOW2_FILE_H
+#define _QCOW2_FILE_H
+
+#include <linux/bvec.h>
+#include <linux/fs.h>
+#include <linux/types.h>
+#include <linux/uio.h>
+#include <linux/workqueue.h>
+
+struct qcow2_file;
+struct qcow2_reason;
+
+/**
+ * struct qcow2_fio - one asynchronous transfer between memory and the file
+ * @file: the file
+ * @offset: byte offset in the file
+ * @iter: bvecs to read into or to write from; its count is the length.  Not
+ *	changed by the transfer.
+ * @write: true for a write
+ * @dsync: for a write: complete only when the data is durable
+ * @done: called once, in any context, maybe before qcow2_file_submit()
+ *	returns; must not sleep
+ * @error: result for @done, 0 or a negative errno
+ *
+ * The other members belong to the implementation.  A read past the end of the
+ * file gives zeroes.  A transfer is whole or it has failed.
+ */
+struct qcow2_fio {
+	struct qcow2_file *file;
+	u64 offset;
+	struct iov_iter iter;
+	bool write;
+	bool dsync;
+	void (*done)(struct qcow2_fio *fio);
+	int error;
+
+	/* private: */
+	size_t transferred;
+	struct iov_iter rest;
+	struct kiocb iocb;
+	struct work_struct work;
+};
+
+/**
+ * enum qcow2_file_flags - how qcow2_file_open() shall use the file
+ * @QCOW2_FILE_WRITABLE: it will be written
+ * @QCOW2_FILE_DIRECT: bypass the page cache
+ */
+enum qcow2_file_flags {
+	QCOW2_FILE_WRITABLE	= 1 << 0,
+	QCOW2_FILE_DIRECT	= 1 << 1,
+};
+
+struct qcow2_file *qcow2_file_open(struct file *filp, unsigned int flags,
+				   struct workqueue_struct *wq,
+				   struct qcow2_reason *why);
+void qcow2_file_close(struct qcow2_file *file);
+
+void qcow2_file_submit(struct qcow2_fio *fio);
+int qcow2_file_rw(struct qcow2_file *file, bool write, u64 offset,
+		  struct iov_iter *iter);
+int qcow2_file_read_buf(struct qcow2_file *file, u64 offset, void *buf,
+			size_t bytes);
+int qcow2_file_rw_page(struct qcow2_file *file, bool write, u64 offset,
+		       void *page, size_t bytes);
+int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes);
+int qcow2_file_flush(struct qcow2_file *file);
+
+u64 qcow2_file_bytes(const struct qcow2_file *file);
+u64 qcow2_file_max_bytes(const struct qcow2_file *file);
+unsigned int qcow2_file_align(const struct qcow2_file *file);
+bool qcow2_file_same(const struct qcow2_file *file, struct file *filp);
+int qcow2_file_path(const struct qcow2_file *file, char *buf, size_t bytes);
+
+#endif /* _QCOW2_FILE_H */

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The qcow2 format as it lies on disk.
+ *
+ * Only this file knows big-endian types and bit positions.  The words are
+ * those of the specification (QEMU's docs/interop/qcow2), whose section is
+ * named at each structure.
+ */
+#ifndef _QCOW2_FORMAT_H
+#define _QCOW2_FORMAT_H
+
+#include <linux/bits.h>
+#include <linux/build_bug.h>
+#include <linux/sizes.h>
+#include <linux/stddef.h>
+#include <linux/types.h>
+
+#define QCOW2_MAGIC			0x514649fbU	/* "QFI\xfb" */
+
+#define QCOW2_SECTOR_BYTES		512
+
+/* What QEMU accepts; an image outside of it was not made by any tool. */
+#define QCOW2_MIN_CLUSTER_BITS		9
+#define QCOW2_MAX_CLUSTER_BITS		21
+#define QCOW2_MIN_CLUSTER_BITS_EXTL2	14
+#define QCOW2_MAX_REFCOUNT_ORDER	6
+#define QCOW2_MAX_L1_BYTES		SZ_32M
+#define QCOW2_MAX_REFTABLE_BYTES	SZ_8M
+#define QCOW2_MAX_SNAPSHOTS		65536
+#define QCOW2_MAX_SNAPSHOT_TABLE_BYTES	SZ_64M
+#define QCOW2_MAX_BACKING_NAME_BYTES	1023
+
+#define QCOW2_SUBCLUSTERS_EXTL2		32
+
+/* Section "Header", incompatible_features. */
+#define QCOW2_INCOMPAT_DIRTY		BIT_ULL(0)
+#define QCOW2_INCOMPAT_CORRUPT		BIT_ULL(1)
+#define QCOW2_INCOMPAT_DATA_FILE	BIT_ULL(2)
+#define QCOW2_INCOMPAT_COMPRESSION	BIT_ULL(3)
+#define QCOW2_INCOMPAT_EXTL2		BIT_ULL(4)
+
+/* Section "Header", crypt_method. */
+#define QCOW2_CRYPT_NONE		0
+#define QCOW2_CRYPT_AES			1
+#define QCOW2_CRYPT_LUKS		2
+
+/* Section "Header extensions". */
+#define QCOW2_EXT_END			0x00000000U
+#define QCOW2_EXT_FEATURE_NAMES		0x6803f857U
+
+/**
+ * struct qcow2_disk_header - first bytes of the image, section "Header"
+ * @magic: %QCOW2_MAGIC
+ * @version: 2 or 3
+ * @backing_file_offset: byte offset of the backing file's name, 0 if none
+ * @backing_file_size: length of that name in bytes
+ * @cluster_bits: log2 of the cluster size in bytes
+ * @size: virtual size in bytes
+ * @crypt_method: encryption of the guest data
+ * @l1_size: number of entries of the active L1 table
+ * @l1_table_offset: byte offset of the active L1 table
+ * @refcount_table_offset: byte offset of the refcount table
+ * @refcount_table_clusters: its length in clusters
+ * @nb_snapshots: number of internal snapshots
+ * @snapshots_offset: byte offset of the snapshot table
+ * @incompatible_features: from here on version 3 only
+ * @compatible_features: may be ignored when unknown
+ * @autoclear_features: to be cleared by a writer that does not know them
+ * @refcount_order: log2 of the width of a refcount in bits
+ * @header_length: length of this structure in the image, in bytes
+ * @compression_type: only there when @header_length exceeds 104
+ * @padding: up to a multiple of 8
+ */
+struct qcow2_disk_header {
+	__be32	magic;
+	__be32	version;
+	__be64	backing_file_offset;
+	__be32	backing_file_size;
+	__be32	cluster_bits;
+	__be64	size;
+	__be32	crypt_method;
+	__be32	l1_size;
+	__be64	l1_table_offset;
+	__be64	refcount_table_offset;
+	__be32	refcount_table_clusters;
+	__be32	nb_snapshots;
+	__be64	snapshots_offset;
+	__be64	incompatible_features;
+	__be64	compatible_features;
+	__be64	autoclear_features;
+	__be32	refcount_order;
+	__be32	header_length;
+	__u8	compression_type;
+	__u8	padding[7];
+} __packed;
+
+#define QCOW2_HEADER_V2_BYTES	72
+#define QCOW2_HEADER_V3_BYTES	104
+
+/**
+ * struct qcow2_disk_extension - head of a header extension
+ * @type: what follows
+ * @length: its length in bytes, padding to a multiple of 8 not counted
+ */
+struct qcow2_disk_extension {
+	__be32	type;
+	__be32	length;
+} __packed;
+
+/**
+ * struct qcow2_disk_feature_name - one row of the feature name table
+ * @kind: 0 incompatible, 1 compatible, 2 autoclear
+ * @bit: number of the bit
+ * @name: padded with zero bytes, without one when it is 46 bytes long
+ */
+struct qcow2_disk_feature_name {
+	__u8	kind;
+	__u8	bit;
+	char	name[46];
+} __packed;
+
+/* Section "Cluster mapping": entries of L1 and L2 tables. */
+#define QCOW2_OFLAG_COPIED	BIT_ULL(63)
+#define QCOW2_OFLAG_COMPRESSED	BIT_ULL(62)
+#define QCOW2_OFLAG_ZERO	BIT_ULL(0)
+#define QCOW2_OFFSET_MASK	GENMASK_ULL(55, 9)
+#define QCOW2_L1_RESERVED_MASK	(GENMASK_ULL(62, 56) | GENMASK_ULL(8, 0))
+
+/* Section "Extended L2 Entries": the second word. */
+#define QCOW2_SUB_ALLOC(i)	BIT_ULL(i)
+#define QCOW2_SUB_ZERO(i)	BIT_ULL((i) + 32)
+/* Bits of subclusters first up to but not including end. */
+#define QCOW2_SUB_RANGE(first, end) \
+	(GENMASK_ULL(31, 0) & (BIT_ULL(end) - BIT_ULL(first)))
+
+/* Section "Refcounts": a refcount table entry. */
+#define QCOW2_REFTABLE_RESERVED_MASK	GENMASK_ULL(8, 0)
+#define QCOW2_REFTABLE_OFFSET_MASK	GENMASK_ULL(63, 9)
+
+/* No host offset reaches this: L1 and L2 entries have 56 bits for it. */
+#define QCOW2_MAX_HOST_OFFSET	BIT_ULL(56)
+
+static_assert(sizeof(struct qcow2_disk_header) == 112);
+static_assert(offsetof(struct qcow2_disk_header, size) == 24);
+static_assert(offsetof(struct qcow2_disk_header, l1_table_offset) == 40);
+static_assert(offsetof(struct qcow2_disk_header, refcount_table_offset) == 48);
+static_assert(offsetof(struct qcow2_disk_header, incompatible_features) ==
+	      QCOW2_HEADER_V2_BYTES);
+static_assert(offsetof(struct qcow2_disk_header, autoclear_features) == 88);
+static_assert(offsetof(struct qcow2_disk_header, refcount_order) == 96);
+static_assert(offsetof(struct qcow2_disk_header, compression_type) ==
+	      QCOW2_HEADER_V3_BYTES);
+static_assert(sizeof(struct qcow2_disk_extension) == 8);
+static_assert(sizeof(struct qcow2_disk_feature_name) == 48);
+
+#endif /* _QCOW2_FORMAT_H */

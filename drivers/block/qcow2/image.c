@@ -1,0 +1,466 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The image object: opening, closing, and what changes its header.
+ */
+
+#include <linux/err.h>
+#include <linux/errno.h>
+#include <linux/gfp.h>
+#include <linux/kernel.h>
+#include <linux/math64.h>
+#include <linux/mm.h>
+#include <linux/printk.h>
+#include <linux/ratelimit.h>
+#include <linux/slab.h>
+#include <linux/stdarg.h>
+#include <linux/string.h>
+#include <asm/byteorder.h>
+
+#include "image.h"
+
+/*
+ * Saying what is wrong.
+ */
+
+/**
+ * qcow2_refuse() - give a reason
+ * @why: where to, or NULL
+ * @error: negative errno
+ * @fmt: one line without a newline
+ *
+ * Return: @error.
+ */
+int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...)
+{
+	va_list args;
+
+	if (!why)
+		return error;
+	va_start(args, fmt);
+	vscnprintf(why->text, sizeof(why->text), fmt, args);
+	va_end(args);
+	return error;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_refuse);
+
+/**
+ * qcow2_image_fail() - metadata is damaged or could not be written
+ * @img: the image, which takes no guest writes any more
+ * @error: negative errno
+ * @fmt: what happened, one line without a newline; logged the first time
+ *
+ * Context: any.
+ * Return: @error.
+ */
+int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...)
+{
+	struct va_format vaf = { .fmt = fmt };
+	va_list args;
+
+	if (test_and_set_bit(QCOW2_IMAGE_NEEDS_CHECK, &img->flags))
+		return error;
+	va_start(args, fmt);
+	vaf.va = &args;
+	pr_err("qcow2: %s: %pV (error %d); no more writes, detach it and run 'qemu-img check'\n",
+	       img->name, &vaf, error);
+	va_end(args);
+	return error;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_image_fail);
+
+/**
+ * qcow2_refuse_compressed() - an operation met a compressed cluster
+ * @img: the image
+ * @guest_offset: in bytes
+ *
+ * Return: -EOPNOTSUPP.
+ */
+int qcow2_refuse_compressed(struct qcow2_image *img, u64 guest_offset)
+{
+	pr_err_ratelimited("qcow2: %s: the cluster at guest offset 0x%llx is compressed, which this driver does not serve yet; 'qemu-img convert' the image\n",
+			   img->name, guest_offset);
+	return -EOPNOTSUPP;
+}
+
+/*
+ * Changing the header and the tables that it points to.
+ */
+
+/* Size of the block in which single fields are written. */
+static u32 block_bytes(struct qcow2_image *img)
+{
+	return qcow2_file_align(img->file);
+}
+
+/**
+ * qcow2_header_update() - write a field of the header
+ * @img: the image
+ * @pos: byte offset of the field
+ * @field: its new content, as on disk
+ * @bytes: its length; it does not cross a multiple of 512
+ *
+ * Context: grow_lock held; sleeps, does I/O; no flush.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
+			u32 bytes)
+{
+	u32 block = block_bytes(img);
+	void *page = (void *)__get_free_page(GFP_NOIO);
+	int ret;
+
+	lockdep_assert_held(&img->grow_lock);
+	if (!page)
+		return -ENOMEM;
+	ret = qcow2_file_rw_page(img->file, false, 0, page, block);
+	if (!ret) {
+		memcpy(page + pos, field, bytes);
+		ret = qcow2_file_rw_page(img->file, true, 0, page, block);
+	}
+	free_page((unsigned long)page);
+	return ret;
+}
+
+/**
+ * qcow2_write_table_entry() - write an entry of the L1 or the refcount table
+ * @img: the image
+ * @table_offset: host offset of the table
+ * @table: its content in memory, CPU byte order
+ * @entries: its length
+ * @index: the entry
+ * @value: its new content; the caller puts it into @table afterwards
+ *
+ * When this fails nobody knows what the file says, so the image fails.
+ *
+ * Context: grow_lock held; sleeps, does I/O; no flush.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
+			    const u64 *table, u32 entries, u32 index,
+			    u64 value)
+{
+	u32 block = block_bytes(img);
+	u32 per_block = block / sizeof(u64);
+	u32 first = round_down(index, per_block);
+	__be64 *page = (__be64 *)get_zeroed_page(GFP_NOIO);
+	int ret;
+	u32 i;
+
+	lockdep_assert_held(&img->grow_lock);
+	if (!page)
+		return -ENOMEM;
+	for (i = 0; i < per_block && first + i < entries; i++)
+		page[i] = cpu_to_be64(table[first + i]);
+	page[index - first] = cpu_to_be64(value);
+	ret = qcow2_file_rw_page(img->file, true,
+				 table_offset + first * sizeof(u64), page,
+				 block);
+	free_page((unsigned long)page);
+	if (ret)
+		return qcow2_image_fail(img, ret,
+					"cannot write the table at offset 0x%llx",
+					table_offset);
+	return 0;
+}
+
+/**
+ * qcow2_image_prepare_write() - make the header say that we write
+ * @img: the image
+ *
+ * The first guest write clears the autoclear feature bits, none of which this
+ * driver maintains, so that nobody trusts what they stand for.
+ *
+ * Context: sleeps, does I/O the first time.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_image_prepare_write(struct qcow2_image *img)
+{
+	__be64 none = 0;
+	int ret = 0;
+
+	if (test_bit(QCOW2_IMAGE_WRITTEN, &img->flags))
+		return 0;
+	mutex_lock(&img->grow_lock);
+	if (img->geo.autoclear) {
+		ret = qcow2_header_update(img,
+					  offsetof(struct qcow2_disk_header,
+						   autoclear_features),
+					  &none, sizeof(none));
+		ret = ret ?: qcow2_file_flush(img->file);
+	}
+	if (!ret) {
+		img->geo.autoclear = 0;
+		set_bit(QCOW2_IMAGE_WRITTEN, &img->flags);
+	}
+	mutex_unlock(&img->grow_lock);
+	return ret;
+}
+
+static bool overlaps(u64 a, u64 a_bytes, u64 b, u64 b_bytes)
+{
+	return a < b + b_bytes && b < a + a_bytes;
+}
+
+/**
+ * qcow2_pre_write_overlap_check() - would guest data destroy metadata?
+ * @img: the image
+ * @offset: host offset of the data in bytes
+ * @bytes: length
+ *
+ * QEMU: qcow2_pre_write_overlap_check(), as far as the header, the active L1
+ * table and the refcount table go.
+ *
+ * Context: any.
+ * Return: 0 or -EUCLEAN.
+ */
+int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
+				  u64 bytes)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	const char *what = NULL;
+
+	if (overlaps(offset, bytes, 0, geo->cluster_bytes))
+		what = "the header";
+	else if (overlaps(offset, bytes, geo->l1_offset,
+			  (u64)geo->l1_entries * sizeof(u64)))
+		what = "the L1 table";
+	else if (overlaps(offset, bytes, READ_ONCE(geo->reftable_offset),
+			  (u64)READ_ONCE(geo->reftable_clusters) <<
+			  geo->cluster_bits))
+		what = "the refcount table";
+	if (what)
+		return qcow2_image_fail(img, -EUCLEAN,
+					"guest data is mapped to offset 0x%llx, which overlaps %s",
+					offset, what);
+	return 0;
+}
+
+/*
+ * Opening and closing.
+ */
+
+static int read_failed(struct qcow2_reason *why, int error, const char *what)
+{
+	/* Keep errors of the file apart from what we say of the image. */
+	if (error != -ENOMEM)
+		error = -EIO;
+	return qcow2_refuse(why, error, "cannot read %s (error %d)", what,
+			    error);
+}
+
+static int decode_first_cluster(struct qcow2_image *img, size_t bytes,
+				struct qcow2_reason *why)
+{
+	void *buf = kvmalloc(bytes, GFP_KERNEL);
+	int ret;
+
+	if (!buf)
+		return qcow2_refuse(why, -ENOMEM, "out of memory");
+	ret = qcow2_file_read_buf(img->file, 0, buf, bytes);
+	if (ret)
+		ret = read_failed(why, ret, "the header");
+	else
+		ret = qcow2_header_decode(buf, bytes,
+					  qcow2_image_read_only(img),
+					  &img->geo, why);
+	kvfree(buf);
+	return ret;
+}
+
+static int read_header(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	u64 file_bytes = qcow2_file_bytes(img->file);
+	int ret;
+
+	if (file_bytes < QCOW2_HEADER_V2_BYTES)
+		return qcow2_refuse(why, -EUCLEAN,
+				    "not a qcow2 image: only %llu bytes long",
+				    file_bytes);
+	ret = decode_first_cluster(img, 1U << QCOW2_MIN_CLUSTER_BITS, why);
+	if (ret == -EAGAIN)
+		ret = decode_first_cluster(img, img->geo.cluster_bytes, why);
+	return ret;
+}
+
+/* What direct I/O cannot do; the block device has blocks of this size too. */
+static int check_blocks(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	u32 align = qcow2_file_align(img->file);
+	u64 rest;
+
+	if (img->geo.cluster_bytes < align)
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "direct I/O on it needs blocks of %u bytes, but its clusters have %u; attach without --direct-io",
+				    align, img->geo.cluster_bytes);
+	div64_u64_rem(img->geo.virtual_bytes, align, &rest);
+	if (rest)
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "virtual size of %llu bytes is not a multiple of %u%s",
+				    img->geo.virtual_bytes, align,
+				    align > QCOW2_SECTOR_BYTES ?
+				    ", the block size of direct I/O on it; attach without --direct-io" :
+				    "");
+	return 0;
+}
+
+static u64 *read_table(struct qcow2_image *img, const char *what, u64 offset,
+		       u32 entries, struct qcow2_reason *why)
+{
+	u64 file_bytes = qcow2_file_bytes(img->file);
+	size_t bytes = (size_t)entries * sizeof(u64);
+	u64 *table;
+	u32 i;
+	int ret;
+
+	if (offset > file_bytes || bytes > file_bytes - offset)
+		return ERR_PTR(qcow2_refuse(why, -EUCLEAN,
+					    "%s at offset 0x%llx (%zu bytes) lies behind the end of the file (%llu bytes): image is truncated",
+					    what, offset, bytes, file_bytes));
+	table = kvmalloc(max_t(size_t, bytes, sizeof(u64)), GFP_KERNEL);
+	if (!table)
+		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
+	ret = qcow2_file_read_buf(img->file, offset, table, bytes);
+	if (ret) {
+		kvfree(table);
+		return ERR_PTR(read_failed(why, ret, what));
+	}
+	for (i = 0; i < entries; i++)
+		table[i] = be64_to_cpu(((__be64 *)table)[i]);
+	return table;
+}
+
+static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	struct qcow2_geometry *geo = &img->geo;
+	u32 entries = geo->reftable_clusters << (geo->cluster_bits - 3);
+	u64 *table;
+
+	table = read_table(img, "L1 table", geo->l1_entries ? geo->l1_offset : 0,
+			   geo->l1_entries, why);
+	if (IS_ERR(table))
+		return PTR_ERR(table);
+	img->l1 = table;
+	table = read_table(img, "refcount table", geo->reftable_offset,
+			   entries, why);
+	if (IS_ERR(table))
+		return PTR_ERR(table);
+	img->reftable = table;
+	img->reftable_entries = entries;
+	return 0;
+}
+
+static int init_engine(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	qcow2_cache_init(&img->cache, qcow2_slice_bytes(&img->geo));
+	img->max_dirty = img->cache.max / 2;
+	if (qcow2_commit_init(img))
+		return qcow2_refuse(why, -ENOMEM, "out of memory");
+	return 0;
+}
+
+static void free_engine(struct qcow2_image *img)
+{
+	qcow2_commit_destroy(img);
+	qcow2_cache_destroy(&img->cache);
+	kvfree(img->l1);
+	kvfree(img->reftable);
+}
+
+static int open_engine(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	int ret;
+
+	ret = read_header(img, why);
+	ret = ret ?: check_blocks(img, why);
+	if (ret)
+		return ret;
+	ret = init_engine(img, why);
+	ret = ret ?: read_tables(img, why);
+	if (ret)
+		free_engine(img);
+	return ret;
+}
+
+static struct qcow2_image *alloc_image(const char *name, bool read_only)
+{
+	struct qcow2_image *img = kzalloc(sizeof(*img), GFP_KERNEL);
+
+	if (!img)
+		return NULL;
+	strscpy(img->name, name, sizeof(img->name));
+	if (read_only)
+		set_bit(QCOW2_IMAGE_READ_ONLY, &img->flags);
+	mutex_init(&img->meta_lock);
+	mutex_init(&img->grow_lock);
+	INIT_LIST_HEAD(&img->in_flight);
+	img->wq = alloc_workqueue("qcow2-%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0,
+				  name);
+	if (img->wq)
+		return img;
+	kfree(img);
+	return NULL;
+}
+
+static void free_image(struct qcow2_image *img)
+{
+	destroy_workqueue(img->wq);
+	mutex_destroy(&img->meta_lock);
+	mutex_destroy(&img->grow_lock);
+	kfree(img);
+}
+
+/**
+ * qcow2_image_open() - open an image
+ * @filp: its file; a reference is taken
+ * @name: of the device, for messages
+ * @file_flags: enum qcow2_file_flags; without %QCOW2_FILE_WRITABLE the image
+ *	is never written
+ * @why: filled in on failure
+ *
+ * Context: sleeps, does I/O.
+ * Return: the image or an ERR_PTR.
+ */
+struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
+				     unsigned int file_flags,
+				     struct qcow2_reason *why)
+{
+	struct qcow2_image *img;
+	int ret;
+
+	img = alloc_image(name, !(file_flags & QCOW2_FILE_WRITABLE));
+	if (!img)
+		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
+	img->file = qcow2_file_open(filp, file_flags, img->wq, why);
+	if (IS_ERR(img->file)) {
+		ret = PTR_ERR(img->file);
+		goto err_image;
+	}
+	ret = open_engine(img, why);
+	if (ret)
+		goto err_file;
+	return img;
+
+err_file:
+	qcow2_file_close(img->file);
+err_image:
+	free_image(img);
+	return ERR_PTR(ret);
+}
+
+/**
+ * qcow2_image_close() - make everything durable and let go of the file
+ * @img: the image; no operation runs or will come
+ *
+ * Context: sleeps, does I/O.
+ * Return: 0, or why the last commit failed; the image is gone in any case.
+ */
+int qcow2_image_close(struct qcow2_image *img)
+{
+	int ret = qcow2_commit_stop(img);
+
+	flush_workqueue(img->wq);
+	free_engine(img);
+	qcow2_file_close(img->file);
+	free_image(img);
+	return ret;
+}

@@ -1,0 +1,656 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the engine's files share: the image object, one guest operation, and
+ * the functions that they call in each other.
+ */
+#ifndef _QCOW2_IMAGE_H
+#define _QCOW2_IMAGE_H
+
+#include <linux/atomic.h>
+#include <linux/completion.h>
+#include <linux/list.h>
+#include <linux/mempool.h>
+#include <linux/mutex.h>
+#include <linux/percpu-refcount.h>
+#include <linux/refcount.h>
+#include <linux/spinlock.h>
+#include <linux/uio.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+#include <kunit/visibility.h>
+#include <uapi/linux/qcow2.h>
+
+#include "file.h"
+#include "format.h"
+
+/* A metadata cache of this size serves most disks whole (DESIGN §6). */
+#define QCOW2_CACHE_MAX_BYTES	SZ_32M
+
+/* Metadata changes reach the file after this time at the latest. */
+#define QCOW2_COMMIT_SECONDS	5
+
+/**
+ * struct qcow2_reason - why an image or a call was refused
+ * @text: one line for the administrator, empty if nothing was refused
+ */
+struct qcow2_reason {
+	char text[QCOW2_REASON_MAX];
+};
+
+__printf(3, 4)
+int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...);
+
+/**
+ * struct qcow2_geometry - the header, decoded and checked
+ * @virtual_bytes: size of the virtual disk
+ * @version: 2 or 3
+ * @cluster_bits: log2 of @cluster_bytes
+ * @cluster_bytes: cluster size
+ * @subcluster_bits: log2 of the subcluster size in bytes; a subcluster is the
+ *	cluster without extended L2 entries
+ * @subclusters: subclusters in a cluster, 1 or 32
+ * @l2_entry_words: 64-bit words of an L2 entry, 1 or 2 (extended)
+ * @l2_bits: log2 of the number of entries of an L2 table
+ * @slice_bits: log2 of the size in bytes of a slice, the piece in which L2
+ *	tables and refcount blocks are cached: the cluster, at most a page
+ * @l2_slice_bits: log2 of the number of L2 entries in a slice
+ * @refcount_order: log2 of the width of a refcount in bits
+ * @refblock_bits: log2 of the number of refcounts in a refcount block
+ * @refslice_bits: log2 of the number of refcounts in a slice
+ * @l1_entries: entries of the active L1 table
+ * @reftable_clusters: length of the refcount table
+ * @l1_offset: host offset of the active L1 table
+ * @reftable_offset: host offset of the refcount table
+ * @nb_snapshots: number of internal snapshots
+ * @header_bytes: length of the header
+ * @incompatible: feature bits
+ * @autoclear: feature bits
+ */
+struct qcow2_geometry {
+	u64 virtual_bytes;
+	u32 version;
+	u32 cluster_bits;
+	u32 cluster_bytes;
+	u32 subcluster_bits;
+	u32 subclusters;
+	u32 l2_entry_words;
+	u32 l2_bits;
+	u32 slice_bits;
+	u32 l2_slice_bits;
+	u32 refcount_order;
+	u32 refblock_bits;
+	u32 refslice_bits;
+	u32 l1_entries;
+	u32 reftable_clusters;
+	u64 l1_offset;
+	u64 reftable_offset;
+	u32 nb_snapshots;
+	u32 header_bytes;
+	u64 incompatible;
+	u64 autoclear;
+};
+
+static inline bool qcow2_has_extl2(const struct qcow2_geometry *geo)
+{
+	return geo->l2_entry_words == 2;
+}
+
+static inline u32 qcow2_into_cluster(const struct qcow2_geometry *geo, u64 off)
+{
+	return off & (geo->cluster_bytes - 1);
+}
+
+static inline u64 qcow2_cluster_start(const struct qcow2_geometry *geo, u64 off)
+{
+	return off & ~(u64)(geo->cluster_bytes - 1);
+}
+
+/* Clusters that @bytes bytes need when they start at a cluster's start. */
+static inline u64 qcow2_clusters_of(const struct qcow2_geometry *geo, u64 bytes)
+{
+	return (bytes + geo->cluster_bytes - 1) >> geo->cluster_bits;
+}
+
+static inline u32 qcow2_slice_bytes(const struct qcow2_geometry *geo)
+{
+	return 1U << geo->slice_bits;
+}
+
+/* ---- header.c ---- */
+
+int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
+			struct qcow2_geometry *geo, struct qcow2_reason *why);
+
+/* ---- cache.c: slices of L2 tables and refcount blocks ---- */
+
+/**
+ * enum qcow2_slice_kind - what a slice is cut from
+ * @QCOW2_SLICE_L2: an L2 table
+ * @QCOW2_SLICE_REFBLOCK: a refcount block
+ */
+enum qcow2_slice_kind {
+	QCOW2_SLICE_L2,
+	QCOW2_SLICE_REFBLOCK,
+};
+
+/**
+ * enum qcow2_slice_flags - bits of struct qcow2_slice's flags
+ * @QCOW2_SLICE_DIRTY: differs from the file; the slice is on a dirty list,
+ *	which holds a reference.  Changed under meta_lock.
+ * @QCOW2_SLICE_COMMITTING: a copy of it is on its way to the file; the commit
+ *	holds a reference.  Changed under meta_lock.
+ * @QCOW2_SLICE_USED: looked up since the LRU last passed it
+ */
+enum qcow2_slice_flags {
+	QCOW2_SLICE_DIRTY,
+	QCOW2_SLICE_COMMITTING,
+	QCOW2_SLICE_USED,
+};
+
+/**
+ * struct qcow2_slice - a cached piece of a metadata table
+ * @rcu: readers without a reference are done when this has passed
+ * @refs: the cache's own, each user's, the dirty list's, the commit's
+ * @flags: enum qcow2_slice_flags
+ * @kind: never changes
+ * @offset: host offset in bytes, multiple of the slice size
+ * @error: set before @loaded completes: why it could not be read
+ * @loaded: completes when @data or @error is valid
+ * @lru: under the cache's lock
+ * @dirty: under meta_lock, in the list of its kind
+ * @data: one page, of which a slice's size is used, as on disk; changed under
+ *	meta_lock, read with READ_ONCE by anyone with a reference or under RCU
+ */
+struct qcow2_slice {
+	struct rcu_head rcu;
+	refcount_t refs;
+	unsigned long flags;
+	enum qcow2_slice_kind kind;
+	u64 offset;
+	int error;
+	struct completion loaded;
+	struct list_head lru;
+	struct list_head dirty;
+	__be64 *data;
+};
+
+/**
+ * struct qcow2_cache - slices by host offset
+ * @slices: by offset >> %QCOW2_MIN_CLUSTER_BITS
+ * @lock: protects @lru and @nr; innermost, nothing is taken inside
+ * @lru: least recently inserted or used first
+ * @nr: slices in @lru
+ * @max: more than this and clean ones are dropped
+ */
+struct qcow2_cache {
+	struct xarray slices;
+	spinlock_t lock;
+	struct list_head lru;
+	unsigned int nr;
+	unsigned int max;
+};
+
+struct qcow2_image;
+
+int __init qcow2_cache_init_pool(void);
+void qcow2_cache_exit_pool(void);
+void qcow2_cache_init(struct qcow2_cache *cache, u32 slice_bytes);
+void qcow2_cache_destroy(struct qcow2_cache *cache);
+struct qcow2_slice *qcow2_slice_find(struct qcow2_image *img,
+				     enum qcow2_slice_kind kind, u64 offset);
+struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
+				    enum qcow2_slice_kind kind, u64 offset);
+void qcow2_slice_put(struct qcow2_slice *slice);
+void qcow2_slice_mark_dirty(struct qcow2_image *img, struct qcow2_slice *slice);
+void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes);
+
+/* ---- the image ---- */
+
+/**
+ * enum qcow2_image_flags - bits of struct qcow2_image's flags
+ * @QCOW2_IMAGE_READ_ONLY: attached so; never changes
+ * @QCOW2_IMAGE_NEEDS_CHECK: metadata could not be written or is damaged; no
+ *	more guest writes.  Set once, never cleared.
+ * @QCOW2_IMAGE_WRITTEN: the header is prepared for writes of ours (autoclear
+ *	features).  Set once under grow_lock.
+ */
+enum qcow2_image_flags {
+	QCOW2_IMAGE_READ_ONLY,
+	QCOW2_IMAGE_NEEDS_CHECK,
+	QCOW2_IMAGE_WRITTEN,
+};
+
+/**
+ * struct qcow2_epoch - guest I/O that was mapped in one span of time
+ * @img: the image
+ * @ref: one for each such I/O; released when all are done (invariant I4)
+ */
+struct qcow2_epoch {
+	struct qcow2_image *img;
+	struct percpu_ref ref;
+};
+
+/**
+ * struct qcow2_drop - references to host clusters that no table has any more
+ * @link: in one of the image's lists of drops
+ * @nr: number of entries in @offsets
+ * @offsets: host offset of each cluster
+ *
+ * Travels through the lists of struct qcow2_image: unlinked (its removal is
+ * in memory only), durable (the removal is durable), draining (guest I/O
+ * mapped before the removal is being waited for); then the refcounts drop.
+ */
+struct qcow2_drop {
+	struct list_head link;
+	unsigned int nr;
+	u64 offsets[];
+};
+
+/**
+ * struct qcow2_image - an attached image
+ * @name: for messages
+ * @flags: enum qcow2_image_flags
+ * @file: where it lies
+ * @geo: the header; its L1 and refcount table members follow growth
+ * @wq: everything that may sleep runs here
+ * @cache: L2 and refcount block slices
+ * @l1: active L1 table, CPU byte order; READ_ONCE, changed under meta_lock
+ * @reftable: refcount table, CPU byte order, under meta_lock
+ * @reftable_entries: length of @reftable, under meta_lock
+ * @free_hint: no cluster below this index is free, under meta_lock
+ * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
+ * @dirty_l2: dirty slices of L2 tables, under meta_lock
+ * @dirty_refblocks: dirty slices of refcount blocks, under meta_lock
+ * @nr_dirty: length of both lists
+ * @max_dirty: with more than this a writer commits before it goes on
+ * @meta_lock: see below
+ * @grow_lock: see below
+ * @commit_lock: see below
+ * @commits_begun: number of commits that were begun; changed under commit_lock
+ * @commit_error: why a commit failed; no other is tried; under commit_lock
+ * @l2_copies: free buffers of the commit, under commit_lock
+ * @refblock_copies: likewise
+ * @commit_work: commits by the clock
+ * @unlinked: drops, see struct qcow2_drop; under meta_lock
+ * @durable: drops; under meta_lock
+ * @draining: drops; under meta_lock
+ * @release_work: applies @draining
+ * @released: woken when @draining was applied
+ * @epochs: the current and the previous epoch of guest I/O
+ * @epoch: index of the current one; changed under meta_lock
+ *
+ * Lock order::
+ *
+ *	grow_lock	one at a time changes L1 or refcount table entries, and
+ *	  |		does the I/O for it; only requests that need growth wait
+ *	commit_lock	one at a time writes slices; held across that I/O
+ *	  |
+ *	meta_lock	all metadata in memory; NEVER held across I/O
+ *	  |
+ *	cache.lock	spinlock, LRU only
+ *
+ * Whoever needs something that is not in memory while holding meta_lock backs
+ * out, brings it (struct qcow2_need) and starts over.
+ */
+struct qcow2_image {
+	char name[32];
+	unsigned long flags;
+	struct qcow2_file *file;
+	struct qcow2_geometry geo;
+	struct workqueue_struct *wq;
+	struct qcow2_cache cache;
+
+	u64 *l1;
+	u64 *reftable;
+	u32 reftable_entries;
+	u64 free_hint;
+	struct list_head in_flight;
+	struct list_head dirty_l2;
+	struct list_head dirty_refblocks;
+	unsigned int nr_dirty;
+	unsigned int max_dirty;
+
+	struct mutex meta_lock;
+	struct mutex grow_lock;
+	struct mutex commit_lock;
+
+	atomic64_t commits_begun;
+	int commit_error;
+	struct list_head l2_copies;
+	struct list_head refblock_copies;
+	struct delayed_work commit_work;
+
+	struct list_head unlinked;
+	struct list_head durable;
+	struct list_head draining;
+	struct work_struct release_work;
+	wait_queue_head_t released;
+	struct qcow2_epoch epochs[2];
+	unsigned int epoch;
+};
+
+static inline bool qcow2_image_read_only(const struct qcow2_image *img)
+{
+	return test_bit(QCOW2_IMAGE_READ_ONLY, &img->flags);
+}
+
+static inline bool qcow2_image_needs_check(const struct qcow2_image *img)
+{
+	return test_bit(QCOW2_IMAGE_NEEDS_CHECK, &img->flags);
+}
+
+struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
+				     unsigned int file_flags,
+				     struct qcow2_reason *why);
+int qcow2_image_close(struct qcow2_image *img);
+int qcow2_image_prepare_write(struct qcow2_image *img);
+__printf(3, 4)
+int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...);
+int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
+			u32 bytes);
+int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
+			    const u64 *table, u32 entries, u32 index,
+			    u64 value);
+int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
+				  u64 bytes);
+
+/* ---- one guest operation (the upper seam) ---- */
+
+/**
+ * enum qcow2_op - what a guest operation does
+ * @QCOW2_OP_READ: read
+ * @QCOW2_OP_WRITE: write
+ * @QCOW2_OP_FLUSH: make all completed writes durable
+ */
+enum qcow2_op {
+	QCOW2_OP_READ,
+	QCOW2_OP_WRITE,
+	QCOW2_OP_FLUSH,
+};
+
+/**
+ * struct qcow2_part - a piece of a guest operation that is one file transfer
+ * @fio: the transfer
+ * @io: the operation
+ * @epoch: pins the host clusters of the transfer
+ */
+struct qcow2_part {
+	struct qcow2_fio fio;
+	struct qcow2_io *io;
+	struct qcow2_epoch *epoch;
+};
+
+/**
+ * struct qcow2_io - one guest operation
+ * @img: the image
+ * @op: what to do
+ * @fua: for a write: durable when it completes
+ * @offset: guest offset in bytes; moves forward as the operation proceeds
+ * @iter: bvecs of the guest's data, whose count is the length; likewise
+ * @done: called once, in any context; must not sleep.  @error has the result.
+ * @error: 0 or a negative errno
+ *
+ * The caller sets the members above and calls qcow2_io_submit(); the object
+ * is the engine's until @done.  The other members belong to the engine.
+ */
+struct qcow2_io {
+	struct qcow2_image *img;
+	enum qcow2_op op;
+	bool fua;
+	u64 offset;
+	struct iov_iter iter;
+	void (*done)(struct qcow2_io *io);
+	int error;
+
+	/* private: */
+	bool must_commit;
+	bool part_taken;
+	atomic_t pending;
+	struct work_struct work;
+	struct list_head wait;
+	struct qcow2_part part;
+};
+
+void qcow2_io_submit(struct qcow2_io *io);
+
+int __init qcow2_io_init_pool(void);
+void qcow2_io_exit_pool(void);
+struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io);
+void qcow2_part_submit(struct qcow2_part *part, u64 host_offset, size_t bytes);
+void qcow2_io_get(struct qcow2_io *io);
+void qcow2_io_put(struct qcow2_io *io);
+void qcow2_io_set_error(struct qcow2_io *io, int error);
+void qcow2_io_queue(struct qcow2_io *io);
+void qcow2_io_advance(struct qcow2_io *io, size_t bytes);
+void qcow2_io_slice_iter(const struct qcow2_io *io, size_t bytes,
+			 struct iov_iter *iter);
+
+/* ---- map.c: guest offset to host offset ---- */
+
+/**
+ * enum qcow2_cluster_type - what an L2 entry says of its cluster
+ * @QCOW2_CLUSTER_UNALLOCATED: reads from the backing file, or zero
+ * @QCOW2_CLUSTER_ZERO_PLAIN: reads zero, no host cluster
+ * @QCOW2_CLUSTER_ZERO_ALLOC: reads zero, with a host cluster whose content
+ *	is not known
+ * @QCOW2_CLUSTER_NORMAL: reads from its host cluster
+ * @QCOW2_CLUSTER_COMPRESSED: reads from compressed data
+ */
+enum qcow2_cluster_type {
+	QCOW2_CLUSTER_UNALLOCATED,
+	QCOW2_CLUSTER_ZERO_PLAIN,
+	QCOW2_CLUSTER_ZERO_ALLOC,
+	QCOW2_CLUSTER_NORMAL,
+	QCOW2_CLUSTER_COMPRESSED,
+};
+
+/**
+ * enum qcow2_subcluster_type - what an L2 entry says of one subcluster
+ * @QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN: as the cluster type, no host cluster
+ * @QCOW2_SUBCLUSTER_UNALLOCATED_ALLOC: reads from the backing file, in a
+ *	cluster that has a host cluster (extended L2 only)
+ * @QCOW2_SUBCLUSTER_ZERO_PLAIN: reads zero, no host cluster
+ * @QCOW2_SUBCLUSTER_ZERO_ALLOC: reads zero, with a host cluster
+ * @QCOW2_SUBCLUSTER_NORMAL: reads from its host cluster
+ * @QCOW2_SUBCLUSTER_COMPRESSED: part of a compressed cluster
+ * @QCOW2_SUBCLUSTER_INVALID: the entry contradicts itself: corruption
+ */
+enum qcow2_subcluster_type {
+	QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN,
+	QCOW2_SUBCLUSTER_UNALLOCATED_ALLOC,
+	QCOW2_SUBCLUSTER_ZERO_PLAIN,
+	QCOW2_SUBCLUSTER_ZERO_ALLOC,
+	QCOW2_SUBCLUSTER_NORMAL,
+	QCOW2_SUBCLUSTER_COMPRESSED,
+	QCOW2_SUBCLUSTER_INVALID,
+};
+
+/**
+ * struct qcow2_l2_entry - an L2 entry in CPU byte order
+ * @word: the entry
+ * @bitmap: the subcluster bitmap; 0 without extended L2
+ */
+struct qcow2_l2_entry {
+	u64 word;
+	u64 bitmap;
+};
+
+/**
+ * struct qcow2_extent - a run of guest bytes that is stored in one way
+ * @type: how
+ * @host_offset: for %QCOW2_SUBCLUSTER_NORMAL: of the first byte
+ * @bytes: length of the run
+ */
+struct qcow2_extent {
+	enum qcow2_subcluster_type type;
+	u64 host_offset;
+	u64 bytes;
+};
+
+u32 qcow2_l1_index(const struct qcow2_geometry *geo, u64 guest_offset);
+u32 qcow2_l2_index(const struct qcow2_geometry *geo, u64 guest_offset);
+u32 qcow2_l2_slice_index(const struct qcow2_geometry *geo, u64 guest_offset);
+u64 qcow2_l2_slice_offset(const struct qcow2_geometry *geo, u64 l2_offset,
+			  u64 guest_offset);
+u64 qcow2_to_slice_end(const struct qcow2_geometry *geo, u64 guest_offset);
+struct qcow2_l2_entry qcow2_get_l2_entry(const struct qcow2_geometry *geo,
+					 const struct qcow2_slice *slice,
+					 u32 index);
+void qcow2_set_l2_entry(const struct qcow2_geometry *geo,
+			struct qcow2_slice *slice, u32 index,
+			struct qcow2_l2_entry entry);
+enum qcow2_cluster_type
+qcow2_get_cluster_type(const struct qcow2_geometry *geo, u64 word);
+enum qcow2_subcluster_type
+qcow2_get_subcluster_type(const struct qcow2_geometry *geo,
+			  struct qcow2_l2_entry entry, u32 subcluster);
+int qcow2_check_l2_entry(const struct qcow2_geometry *geo,
+			 struct qcow2_l2_entry entry);
+int qcow2_check_l1_entry(const struct qcow2_geometry *geo, u64 entry);
+int qcow2_refuse_compressed(struct qcow2_image *img, u64 guest_offset);
+int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+	      struct qcow2_extent *extent);
+
+/* ---- read.c ---- */
+
+void qcow2_read(struct qcow2_io *io);
+
+/* ---- write.c, cow.c: the write path ---- */
+
+/**
+ * struct qcow2_cow_region - bytes around the written ones to be copied too
+ * @offset: from the guest offset of the meta's first cluster
+ * @bytes: length, may be 0
+ */
+struct qcow2_cow_region {
+	u32 offset;
+	u32 bytes;
+};
+
+/**
+ * struct qcow2_l2_meta - a run of clusters whose L2 entries will change when
+ *	the data of a running write is in the file (QEMU's QCowL2Meta)
+ * @link: in the image's list of metas in flight, under meta_lock
+ * @waiters: struct qcow2_io to be queued again when this one is gone, under
+ *	meta_lock
+ * @guest_offset: of the first cluster
+ * @host_offset: of the first cluster; the run is contiguous there
+ * @nb_clusters: length of the run, which lies in one L2 slice
+ * @keep_old: the clusters stay where they are; else they are new
+ * @cow_start: bytes to be copied in front of the written ones
+ * @cow_end: bytes to be copied behind the written ones
+ * @l2: pinned slice with the entries
+ * @l2_index: of the first entry in the slice
+ * @refblock: for new clusters: pinned slice with their refcounts
+ */
+struct qcow2_l2_meta {
+	struct list_head link;
+	struct list_head waiters;
+	u64 guest_offset;
+	u64 host_offset;
+	u32 nb_clusters;
+	bool keep_old;
+	struct qcow2_cow_region cow_start;
+	struct qcow2_cow_region cow_end;
+	struct qcow2_slice *l2;
+	u32 l2_index;
+	struct qcow2_slice *refblock;
+};
+
+int __init qcow2_write_init_pool(void);
+void qcow2_write_exit_pool(void);
+void qcow2_write(struct qcow2_io *io);
+
+int __init qcow2_cow_init_pool(void);
+void qcow2_cow_exit_pool(void);
+int qcow2_perform_cow(struct qcow2_image *img,
+		      const struct qcow2_l2_meta *meta);
+
+/* ---- alloc.c: free clusters, and what an allocation lacks ---- */
+
+/**
+ * enum qcow2_need_kind - what must be brought before a step can be taken
+ * @QCOW2_NEED_NOTHING: nothing
+ * @QCOW2_NEED_SLICE: a slice must be loaded
+ * @QCOW2_NEED_L2_TABLE: the L1 entry has no L2 table of its own
+ * @QCOW2_NEED_REFBLOCK: the refcount table entry has no refcount block
+ * @QCOW2_NEED_REFTABLE: the refcount table is too short
+ */
+enum qcow2_need_kind {
+	QCOW2_NEED_NOTHING,
+	QCOW2_NEED_SLICE,
+	QCOW2_NEED_L2_TABLE,
+	QCOW2_NEED_REFBLOCK,
+	QCOW2_NEED_REFTABLE,
+};
+
+/**
+ * struct qcow2_need - what a step under meta_lock backed out for
+ * @kind: what
+ * @slice_kind: for %QCOW2_NEED_SLICE
+ * @offset: for %QCOW2_NEED_SLICE: its host offset
+ * @index: for the others: index in the L1 or refcount table
+ * @l2: L2 slice that was brought, pinned until the step was taken
+ * @refblock: refcount block slice likewise
+ *
+ * A step that returns -EAGAIN has said here what it lacks.
+ */
+struct qcow2_need {
+	enum qcow2_need_kind kind;
+	enum qcow2_slice_kind slice_kind;
+	u64 offset;
+	u64 index;
+	struct qcow2_slice *l2;
+	struct qcow2_slice *refblock;
+};
+
+int qcow2_need_slice(struct qcow2_need *need, enum qcow2_slice_kind kind,
+		     u64 offset);
+int qcow2_need_growth(struct qcow2_need *need, enum qcow2_need_kind kind,
+		      u64 index);
+int qcow2_need_meet(struct qcow2_image *img, struct qcow2_need *need);
+void qcow2_need_done(struct qcow2_need *need);
+
+/**
+ * struct qcow2_run - newly allocated clusters, contiguous in the file
+ * @host_offset: of the first
+ * @nb_clusters: number of them
+ * @refblock: pinned slice with all their refcounts
+ */
+struct qcow2_run {
+	u64 host_offset;
+	u32 nb_clusters;
+	struct qcow2_slice *refblock;
+};
+
+int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
+			 struct qcow2_need *need, struct qcow2_run *run);
+void qcow2_alloc_undo(struct qcow2_image *img, struct qcow2_run *run);
+
+/* ---- refcount.c ---- */
+
+u64 qcow2_get_refcount(const void *data, u32 order, u32 index);
+void qcow2_set_refcount(void *data, u32 order, u32 index, u64 value);
+u64 qcow2_max_refcount(u32 order);
+int qcow2_refcount_slice(struct qcow2_image *img, u64 cluster,
+			 struct qcow2_need *need, struct qcow2_slice **slice);
+int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
+		       struct qcow2_slice *slice);
+int qcow2_alloc_refblock(struct qcow2_image *img, u32 index);
+int qcow2_grow_reftable(struct qcow2_image *img, u64 min_entries);
+
+/* ---- commit.c ---- */
+
+int qcow2_commit(struct qcow2_image *img);
+int qcow2_commit_refcounts(struct qcow2_image *img);
+int qcow2_commit_init(struct qcow2_image *img);
+int qcow2_commit_stop(struct qcow2_image *img);
+void qcow2_commit_destroy(struct qcow2_image *img);
+void qcow2_commit_later(struct qcow2_image *img);
+struct qcow2_drop *qcow2_drop_alloc(unsigned int nr);
+void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop);
+struct qcow2_epoch *qcow2_epoch_enter(struct qcow2_image *img);
+void qcow2_epoch_exit(struct qcow2_epoch *epoch);
+
+#endif /* _QCOW2_IMAGE_H */

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The life of a guest operation: from the front to the code that carries it
+ * out, through its file transfers, and back.
+ */
+
+/**
+ * DOC: guest operations
+ *
+ * The front embeds a struct qcow2_io in its request and submits it.  The
+ * operation runs on the image's workqueue, where it is cut into parts that are
+ * one file transfer each.  Parts are submitted without waiting for them; the
+ * operation holds a count of them, and one for whoever still adds parts, and
+ * is done when the count drops to zero.  The first part is embedded in the
+ * operation, further ones come from a mempool, to which every part returns
+ * without help of the workqueue.
+ */
+
+#include <linux/errno.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "image.h"
+
+#define PART_POOL_MIN	64
+
+static mempool_t *part_pool;
+
+/**
+ * qcow2_io_init_pool() - at load: reserve memory for parts
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int __init qcow2_io_init_pool(void)
+{
+	part_pool = mempool_create_kmalloc_pool(PART_POOL_MIN,
+						sizeof(struct qcow2_part));
+	return part_pool ? 0 : -ENOMEM;
+}
+
+/**
+ * qcow2_io_exit_pool() - at unload: give that memory back
+ */
+void qcow2_io_exit_pool(void)
+{
+	mempool_destroy(part_pool);
+}
+
+/**
+ * qcow2_io_set_error() - note that an operation failed
+ * @io: the operation
+ * @error: negative errno; the first one stays
+ *
+ * Context: any.
+ */
+void qcow2_io_set_error(struct qcow2_io *io, int error)
+{
+	if (error)
+		cmpxchg(&io->error, 0, error);
+}
+
+/**
+ * qcow2_io_get() - one thing more to wait for
+ * @io: the operation
+ */
+void qcow2_io_get(struct qcow2_io *io)
+{
+	atomic_inc(&io->pending);
+}
+
+static void commit_io(struct work_struct *work)
+{
+	struct qcow2_io *io = container_of(work, struct qcow2_io, work);
+
+	qcow2_io_set_error(io, qcow2_commit(io->img));
+	io->done(io);
+}
+
+/**
+ * qcow2_io_put() - one thing less to wait for
+ * @io: the operation, which may be gone after this
+ *
+ * Context: any.
+ */
+void qcow2_io_put(struct qcow2_io *io)
+{
+	if (!atomic_dec_and_test(&io->pending))
+		return;
+	if (io->must_commit && !io->error) {
+		INIT_WORK(&io->work, commit_io);
+		queue_work(io->img->wq, &io->work);
+	} else {
+		io->done(io);
+	}
+}
+
+/**
+ * qcow2_part_alloc() - get a part for an operation
+ * @io: the operation
+ *
+ * Context: may sleep until other parts are done.
+ * Return: the part; nothing in it is set but its operation.
+ */
+struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io)
+{
+	struct qcow2_part *part = &io->part;
+
+	if (io->part_taken)
+		part = mempool_alloc(part_pool, GFP_NOIO);
+	io->part_taken = true;
+	part->io = io;
+	return part;
+}
+
+static void part_done(struct qcow2_fio *fio)
+{
+	struct qcow2_part *part = container_of(fio, struct qcow2_part, fio);
+	struct qcow2_io *io = part->io;
+
+	qcow2_io_set_error(io, fio->error);
+	qcow2_epoch_exit(part->epoch);
+	if (part != &io->part)
+		mempool_free(part, part_pool);
+	qcow2_io_put(io);
+}
+
+/**
+ * qcow2_part_submit() - transfer the next bytes of an operation
+ * @part: from qcow2_part_alloc(), with its epoch and its fio.dsync set
+ * @host_offset: where they are in the file
+ * @bytes: how many
+ *
+ * Does not advance the operation.
+ *
+ * Context: may sleep.
+ */
+void qcow2_part_submit(struct qcow2_part *part, u64 host_offset, size_t bytes)
+{
+	struct qcow2_io *io = part->io;
+
+	part->fio.file = io->img->file;
+	part->fio.offset = host_offset;
+	part->fio.write = io->op == QCOW2_OP_WRITE;
+	part->fio.done = part_done;
+	qcow2_io_slice_iter(io, bytes, &part->fio.iter);
+	qcow2_io_get(io);
+	qcow2_file_submit(&part->fio);
+}
+
+/**
+ * qcow2_io_slice_iter() - the next bytes of an operation's data
+ * @io: the operation
+ * @bytes: how many
+ * @iter: set to them
+ */
+void qcow2_io_slice_iter(const struct qcow2_io *io, size_t bytes,
+			 struct iov_iter *iter)
+{
+	*iter = io->iter;
+	iov_iter_truncate(iter, bytes);
+}
+
+/**
+ * qcow2_io_advance() - go on behind bytes that are taken care of
+ * @io: the operation
+ * @bytes: how many
+ */
+void qcow2_io_advance(struct qcow2_io *io, size_t bytes)
+{
+	io->offset += bytes;
+	iov_iter_advance(&io->iter, bytes);
+}
+
+static void run_io(struct work_struct *work)
+{
+	struct qcow2_io *io = container_of(work, struct qcow2_io, work);
+	unsigned int noio = memalloc_noio_save();
+
+	switch (io->op) {
+	case QCOW2_OP_READ:
+		qcow2_read(io);
+		break;
+	case QCOW2_OP_WRITE:
+		qcow2_write(io);
+		break;
+	case QCOW2_OP_FLUSH:
+		qcow2_io_set_error(io, qcow2_commit(io->img));
+		qcow2_io_put(io);
+		break;
+	}
+	memalloc_noio_restore(noio);
+}
+
+/**
+ * qcow2_io_queue() - run an operation (again) on the workqueue
+ * @io: the operation
+ *
+ * Context: any.
+ */
+void qcow2_io_queue(struct qcow2_io *io)
+{
+	queue_work(io->img->wq, &io->work);
+}
+
+/**
+ * qcow2_io_submit() - start an operation
+ * @io: filled in by the caller as the structure says
+ *
+ * Context: any.
+ */
+void qcow2_io_submit(struct qcow2_io *io)
+{
+	io->error = 0;
+	io->must_commit = false;
+	io->part_taken = false;
+	atomic_set(&io->pending, 1);
+	INIT_LIST_HEAD(&io->wait);
+	INIT_WORK(&io->work, run_io);
+	qcow2_io_queue(io);
+}

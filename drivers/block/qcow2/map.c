@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * From guest offset to host offset.
+ */
+
+/**
+ * DOC: cluster mapping
+ *
+ * A guest offset is split, from the top, into an index in the L1 table, an
+ * index in an L2 table, and an offset in the cluster.  L2 entries are read and
+ * written through one pair of accessors, qcow2_get_l2_entry() and
+ * qcow2_set_l2_entry(); one pair of functions says what an entry means,
+ * qcow2_get_cluster_type() and qcow2_get_subcluster_type(), and
+ * qcow2_check_l2_entry() whether it may be trusted.  Without extended L2
+ * entries a cluster is one subcluster, so all that follows needs to know
+ * subclusters only.
+ *
+ * qcow2_map() is what reads use.  It takes no lock: an entry changes, with one
+ * store, only after the data that it will refer to is in the file, so a
+ * reader gets the old extent or the new one.
+ */
+
+#include <linux/bits.h>
+#include <linux/bug.h>
+#include <linux/compiler.h>
+#include <linux/err.h>
+#include <linux/errno.h>
+#include <linux/minmax.h>
+#include <asm/byteorder.h>
+
+#include "image.h"
+
+/*
+ * Index arithmetic.
+ */
+
+/**
+ * qcow2_l1_index() - index in the L1 table
+ * @geo: geometry
+ * @guest_offset: in bytes
+ *
+ * Return: the index; the caller knows that it is inside of the table.
+ */
+u32 qcow2_l1_index(const struct qcow2_geometry *geo, u64 guest_offset)
+{
+	return guest_offset >> (geo->l2_bits + geo->cluster_bits);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_l1_index);
+
+/**
+ * qcow2_l2_index() - index in the L2 table
+ * @geo: geometry
+ * @guest_offset: in bytes
+ *
+ * Return: the index.
+ */
+u32 qcow2_l2_index(const struct qcow2_geometry *geo, u64 guest_offset)
+{
+	return (guest_offset >> geo->cluster_bits) & (BIT(geo->l2_bits) - 1);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_l2_index);
+
+/**
+ * qcow2_l2_slice_index() - index in the slice of the L2 table
+ * @geo: geometry
+ * @guest_offset: in bytes
+ *
+ * Return: the index.
+ */
+u32 qcow2_l2_slice_index(const struct qcow2_geometry *geo, u64 guest_offset)
+{
+	return qcow2_l2_index(geo, guest_offset) &
+	       (BIT(geo->l2_slice_bits) - 1);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_l2_slice_index);
+
+/**
+ * qcow2_l2_slice_offset() - host offset of the slice with a guest offset's entry
+ * @geo: geometry
+ * @l2_offset: host offset of the L2 table
+ * @guest_offset: in bytes
+ *
+ * Return: the host offset in bytes.
+ */
+u64 qcow2_l2_slice_offset(const struct qcow2_geometry *geo, u64 l2_offset,
+			  u64 guest_offset)
+{
+	u32 slice = qcow2_l2_index(geo, guest_offset) >> geo->l2_slice_bits;
+
+	return l2_offset + ((u64)slice << geo->slice_bits);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_l2_slice_offset);
+
+/**
+ * qcow2_to_slice_end() - guest bytes up to the end of the L2 slice
+ * @geo: geometry
+ * @guest_offset: in bytes
+ *
+ * Return: bytes from @guest_offset to the end of what its slice maps.
+ */
+u64 qcow2_to_slice_end(const struct qcow2_geometry *geo, u64 guest_offset)
+{
+	u64 span = BIT_ULL(geo->l2_slice_bits + geo->cluster_bits);
+
+	return span - (guest_offset & (span - 1));
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_to_slice_end);
+
+/*
+ * Entries.
+ */
+
+/**
+ * qcow2_get_l2_entry() - read an entry
+ * @geo: geometry
+ * @slice: L2 slice
+ * @index: index in the slice
+ *
+ * Return: the entry; all zero (unallocated) if @index is not in the slice,
+ * which is a bug of ours.
+ */
+struct qcow2_l2_entry qcow2_get_l2_entry(const struct qcow2_geometry *geo,
+					 const struct qcow2_slice *slice,
+					 u32 index)
+{
+	const __be64 *words = slice->data + index * geo->l2_entry_words;
+	struct qcow2_l2_entry entry = {};
+
+	if (WARN_ON_ONCE(index >> geo->l2_slice_bits))
+		return entry;
+	entry.word = be64_to_cpu(READ_ONCE(words[0]));
+	if (qcow2_has_extl2(geo))
+		entry.bitmap = be64_to_cpu(READ_ONCE(words[1]));
+	return entry;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_get_l2_entry);
+
+/**
+ * qcow2_set_l2_entry() - write an entry
+ * @geo: geometry
+ * @slice: L2 slice
+ * @index: index in the slice; nothing happens if it is not there, which is a
+ *	bug of ours
+ * @entry: the entry
+ *
+ * Context: meta_lock held.  The caller marks the slice dirty.
+ */
+void qcow2_set_l2_entry(const struct qcow2_geometry *geo,
+			struct qcow2_slice *slice, u32 index,
+			struct qcow2_l2_entry entry)
+{
+	__be64 *words = slice->data + index * geo->l2_entry_words;
+
+	if (WARN_ON_ONCE(index >> geo->l2_slice_bits))
+		return;
+	if (qcow2_has_extl2(geo))
+		WRITE_ONCE(words[1], cpu_to_be64(entry.bitmap));
+	WRITE_ONCE(words[0], cpu_to_be64(entry.word));
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_set_l2_entry);
+
+/**
+ * qcow2_get_cluster_type() - what an L2 entry says of its cluster
+ * @geo: geometry
+ * @word: the entry without its bitmap
+ *
+ * QEMU: qcow2_get_cluster_type().
+ *
+ * Return: the type.
+ */
+enum qcow2_cluster_type
+qcow2_get_cluster_type(const struct qcow2_geometry *geo, u64 word)
+{
+	bool zero = !qcow2_has_extl2(geo) && (word & QCOW2_OFLAG_ZERO);
+	u64 offset = word & QCOW2_OFFSET_MASK;
+
+	if (word & QCOW2_OFLAG_COMPRESSED)
+		return QCOW2_CLUSTER_COMPRESSED;
+	if (zero)
+		return offset ? QCOW2_CLUSTER_ZERO_ALLOC :
+				QCOW2_CLUSTER_ZERO_PLAIN;
+	return offset ? QCOW2_CLUSTER_NORMAL : QCOW2_CLUSTER_UNALLOCATED;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_get_cluster_type);
+
+static enum qcow2_subcluster_type
+type_of_whole_cluster(enum qcow2_cluster_type type)
+{
+	switch (type) {
+	case QCOW2_CLUSTER_UNALLOCATED:
+		return QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN;
+	case QCOW2_CLUSTER_ZERO_PLAIN:
+		return QCOW2_SUBCLUSTER_ZERO_PLAIN;
+	case QCOW2_CLUSTER_ZERO_ALLOC:
+		return QCOW2_SUBCLUSTER_ZERO_ALLOC;
+	case QCOW2_CLUSTER_NORMAL:
+		return QCOW2_SUBCLUSTER_NORMAL;
+	case QCOW2_CLUSTER_COMPRESSED:
+		return QCOW2_SUBCLUSTER_COMPRESSED;
+	}
+	return QCOW2_SUBCLUSTER_INVALID;
+}
+
+/**
+ * qcow2_get_subcluster_type() - what an L2 entry says of one subcluster
+ * @geo: geometry
+ * @entry: the entry
+ * @subcluster: index in the cluster
+ *
+ * QEMU: qcow2_get_subcluster_type().
+ *
+ * Return: the type.
+ */
+enum qcow2_subcluster_type
+qcow2_get_subcluster_type(const struct qcow2_geometry *geo,
+			  struct qcow2_l2_entry entry, u32 subcluster)
+{
+	enum qcow2_cluster_type type = qcow2_get_cluster_type(geo, entry.word);
+	bool alloc = entry.bitmap & QCOW2_SUB_ALLOC(subcluster);
+	bool zero = entry.bitmap & QCOW2_SUB_ZERO(subcluster);
+
+	if (!qcow2_has_extl2(geo) || type == QCOW2_CLUSTER_COMPRESSED)
+		return type_of_whole_cluster(type);
+	if (type == QCOW2_CLUSTER_NORMAL) {
+		if (alloc && zero)
+			return QCOW2_SUBCLUSTER_INVALID;
+		if (zero)
+			return QCOW2_SUBCLUSTER_ZERO_ALLOC;
+		return alloc ? QCOW2_SUBCLUSTER_NORMAL :
+			       QCOW2_SUBCLUSTER_UNALLOCATED_ALLOC;
+	}
+	if (alloc)
+		return QCOW2_SUBCLUSTER_INVALID;
+	return zero ? QCOW2_SUBCLUSTER_ZERO_PLAIN :
+		      QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_get_subcluster_type);
+
+static bool bitmap_contradicts(const struct qcow2_geometry *geo,
+			       struct qcow2_l2_entry entry)
+{
+	u32 alloc = entry.bitmap, zero = entry.bitmap >> 32;
+
+	if (qcow2_get_cluster_type(geo, entry.word) != QCOW2_CLUSTER_NORMAL)
+		return alloc;
+	return alloc & zero;
+}
+
+/**
+ * qcow2_check_l2_entry() - may an L2 entry be trusted?
+ * @geo: geometry
+ * @entry: the entry
+ *
+ * Return: 0, or -EUCLEAN if the entry is damaged.
+ */
+int qcow2_check_l2_entry(const struct qcow2_geometry *geo,
+			 struct qcow2_l2_entry entry)
+{
+	if (entry.word & QCOW2_OFLAG_COMPRESSED)
+		return entry.bitmap ? -EUCLEAN : 0;
+	if (qcow2_into_cluster(geo, entry.word & QCOW2_OFFSET_MASK))
+		return -EUCLEAN;
+	if (qcow2_has_extl2(geo))
+		return bitmap_contradicts(geo, entry) ? -EUCLEAN : 0;
+	if (geo->version == 2 && (entry.word & QCOW2_OFLAG_ZERO))
+		return -EUCLEAN;
+	return 0;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_check_l2_entry);
+
+/**
+ * qcow2_check_l1_entry() - may an L1 entry be trusted?
+ * @geo: geometry
+ * @entry: the entry
+ *
+ * QEMU ignores the reserved bits, so this does too.
+ *
+ * Return: 0, or -EUCLEAN if the entry is damaged.
+ */
+int qcow2_check_l1_entry(const struct qcow2_geometry *geo, u64 entry)
+{
+	return qcow2_into_cluster(geo, entry & QCOW2_OFFSET_MASK) ?
+		-EUCLEAN : 0;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_check_l1_entry);
+
+/*
+ * Extents.
+ */
+
+static bool has_host_data(enum qcow2_subcluster_type type)
+{
+	return type == QCOW2_SUBCLUSTER_NORMAL;
+}
+
+/* The subcluster at @guest_offset as an extent that ends where it ends. */
+static int map_subcluster(struct qcow2_image *img,
+			  const struct qcow2_slice *slice, u64 guest_offset,
+			  struct qcow2_extent *extent)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u32 into_cluster = qcow2_into_cluster(geo, guest_offset);
+	u32 subcluster_bytes = 1U << geo->subcluster_bits;
+	struct qcow2_l2_entry entry;
+
+	entry = qcow2_get_l2_entry(geo, slice,
+				   qcow2_l2_slice_index(geo, guest_offset));
+	if (qcow2_check_l2_entry(geo, entry))
+		return qcow2_image_fail(img, -EUCLEAN,
+					"damaged L2 entry 0x%016llx of guest offset 0x%llx",
+					entry.word, guest_offset);
+	extent->type = qcow2_get_subcluster_type(geo, entry, into_cluster >>
+						 geo->subcluster_bits);
+	extent->host_offset = (entry.word & QCOW2_OFFSET_MASK) + into_cluster;
+	extent->bytes = subcluster_bytes -
+			(guest_offset & (subcluster_bytes - 1));
+	return 0;
+}
+
+static bool continues(const struct qcow2_extent *extent,
+		      const struct qcow2_extent *next)
+{
+	if (extent->type != next->type)
+		return false;
+	return !has_host_data(extent->type) ||
+	       extent->host_offset + extent->bytes == next->host_offset;
+}
+
+static int map_in_slice(struct qcow2_image *img,
+			const struct qcow2_slice *slice, u64 guest_offset,
+			u64 bytes, struct qcow2_extent *extent)
+{
+	struct qcow2_extent next;
+	int ret;
+
+	ret = map_subcluster(img, slice, guest_offset, extent);
+	while (!ret && extent->bytes < bytes) {
+		ret = map_subcluster(img, slice, guest_offset + extent->bytes,
+				     &next);
+		if (ret || !continues(extent, &next))
+			break;
+		extent->bytes += next.bytes;
+	}
+	extent->bytes = min(extent->bytes, bytes);
+	return ret;
+}
+
+/**
+ * qcow2_map() - find out how guest data is stored
+ * @img: the image
+ * @guest_offset: first byte, inside of the virtual disk's clusters
+ * @bytes: how many bytes are of interest
+ * @extent: filled in: the run at @guest_offset, at most @bytes long and at
+ *	least one byte
+ *
+ * The host clusters may be freed by others unless the caller is in an epoch,
+ * which it entered before.  QEMU: qcow2_get_host_offset().
+ *
+ * Context: may sleep and do I/O, for the L2 slice; meta_lock must not be held.
+ * Return: 0; -EUCLEAN if the metadata is damaged; or what reading it gave.
+ */
+int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+	      struct qcow2_extent *extent)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u64 l1 = READ_ONCE(img->l1[qcow2_l1_index(geo, guest_offset)]);
+	struct qcow2_slice *slice;
+	int ret;
+
+	bytes = min(bytes, qcow2_to_slice_end(geo, guest_offset));
+	if (!(l1 & QCOW2_OFFSET_MASK)) {
+		*extent = (struct qcow2_extent) {
+			.type = QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN,
+			.bytes = bytes,
+		};
+		return 0;
+	}
+	if (qcow2_check_l1_entry(geo, l1))
+		return qcow2_image_fail(img, -EUCLEAN,
+					"damaged L1 entry 0x%016llx of guest offset 0x%llx",
+					l1, guest_offset);
+	slice = qcow2_slice_get(img, QCOW2_SLICE_L2,
+				qcow2_l2_slice_offset(geo,
+						      l1 & QCOW2_OFFSET_MASK,
+						      guest_offset));
+	if (IS_ERR(slice))
+		return PTR_ERR(slice);
+	ret = map_in_slice(img, slice, guest_offset, bytes, extent);
+	qcow2_slice_put(slice);
+	return ret;
+}

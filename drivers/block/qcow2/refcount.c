@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Refcounts: their packing, and the growth of the tables that hold them.
+ */
+
+/**
+ * DOC: refcounts
+ *
+ * The refcount table points to refcount blocks, which hold one refcount of 1
+ * to 64 bits for each host cluster.  Counts are changed in cached slices only;
+ * commit.c brings those to the file.
+ *
+ * Growth is made durable on its own, in this order:
+ *
+ * A new refcount block lies on the first cluster of the range that it
+ * describes.  That cluster is free, since nothing can have been allocated in a
+ * range without a block, and the block counts itself.
+ *
+ * 1. write the block; flush
+ * 2. write the refcount table entry
+ * 3. allocate from it
+ *
+ * If there's a crash, then: before 2 the block is garbage in a free cluster;
+ * between 2 and 3 it is a block that counts itself.  Step 2 needs no flush of
+ * its own: what is allocated in step 3 is referred to only after a commit,
+ * whose first flush covers the entry.
+ *
+ * A longer refcount table lies behind the range of the old one, together with
+ * the blocks that count both:
+ *
+ * 1. write the blocks and the table; flush
+ * 2. write the header; flush
+ * 3. drop the references to the old table's clusters, as any other drop
+ *
+ * If there's a crash, then: before 2 the old table rules and the new one is
+ * outside of all that it describes; after 2 the new one rules and the old one
+ * is a leak.
+ */
+
+#include <linux/bits.h>
+#include <linux/errno.h>
+#include <linux/gfp.h>
+#include <linux/kernel.h>
+#include <linux/math.h>
+#include <linux/math64.h>
+#include <linux/mm.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/unaligned.h>
+
+#include "image.h"
+
+/*
+ * Packing, section "Refcounts" of the specification.
+ */
+
+static u32 sub_byte_shift(u32 order, u32 index)
+{
+	u32 per_byte_bits = 3 - order;
+
+	return (index & (BIT(per_byte_bits) - 1)) << order;
+}
+
+/**
+ * qcow2_get_refcount() - read a refcount
+ * @data: refcounts as on disk
+ * @order: log2 of their width in bits, 0 to 6
+ * @index: which one
+ *
+ * Return: the refcount.
+ */
+u64 qcow2_get_refcount(const void *data, u32 order, u32 index)
+{
+	const u8 *bytes = data;
+
+	switch (order) {
+	case 0:
+	case 1:
+	case 2:
+		return (bytes[index >> (3 - order)] >>
+			sub_byte_shift(order, index)) &
+		       qcow2_max_refcount(order);
+	case 3:
+		return bytes[index];
+	case 4:
+		return get_unaligned_be16(bytes + index * 2);
+	case 5:
+		return get_unaligned_be32(bytes + index * 4);
+	default:
+		return get_unaligned_be64(bytes + index * 8);
+	}
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_get_refcount);
+
+static void set_sub_byte(u8 *byte, u32 shift, u8 mask, u8 value)
+{
+	*byte = (*byte & ~(mask << shift)) | (value << shift);
+}
+
+/**
+ * qcow2_set_refcount() - write a refcount
+ * @data: refcounts as on disk
+ * @order: log2 of their width in bits, 0 to 6
+ * @index: which one
+ * @value: at most qcow2_max_refcount()
+ */
+void qcow2_set_refcount(void *data, u32 order, u32 index, u64 value)
+{
+	u8 *bytes = data;
+
+	switch (order) {
+	case 0:
+	case 1:
+	case 2:
+		set_sub_byte(&bytes[index >> (3 - order)],
+			     sub_byte_shift(order, index),
+			     qcow2_max_refcount(order), value);
+		break;
+	case 3:
+		bytes[index] = value;
+		break;
+	case 4:
+		put_unaligned_be16(value, bytes + index * 2);
+		break;
+	case 5:
+		put_unaligned_be32(value, bytes + index * 4);
+		break;
+	default:
+		put_unaligned_be64(value, bytes + index * 8);
+	}
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_set_refcount);
+
+/**
+ * qcow2_max_refcount() - the largest refcount of a width
+ * @order: log2 of the width in bits, 0 to 6
+ *
+ * Return: that refcount.
+ */
+u64 qcow2_max_refcount(u32 order)
+{
+	return GENMASK_ULL((1U << order) - 1, 0);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_max_refcount);
+
+/*
+ * Finding and lowering a refcount.
+ */
+
+static int refblock_offset(struct qcow2_image *img, u32 index, u64 *offset)
+{
+	u64 entry = img->reftable[index];
+
+	*offset = entry & QCOW2_REFTABLE_OFFSET_MASK;
+	if (qcow2_into_cluster(&img->geo, *offset))
+		return qcow2_image_fail(img, -EUCLEAN,
+					"damaged refcount table entry %u: 0x%016llx",
+					index, entry);
+	return 0;
+}
+
+/**
+ * qcow2_refcount_slice() - find the slice with a cluster's refcount
+ * @img: the image
+ * @cluster: index of the host cluster
+ * @need: says what is missing after -EAGAIN
+ * @slice: the slice, with a reference
+ *
+ * Context: meta_lock held.
+ * Return: 0, -EAGAIN, or -EUCLEAN.
+ */
+int qcow2_refcount_slice(struct qcow2_image *img, u64 cluster,
+			 struct qcow2_need *need, struct qcow2_slice **slice)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u64 index = cluster >> geo->refblock_bits;
+	u64 in_block = cluster & (BIT_ULL(geo->refblock_bits) - 1);
+	u64 offset;
+	int ret;
+
+	lockdep_assert_held(&img->meta_lock);
+	if (index >= img->reftable_entries)
+		return qcow2_need_growth(need, QCOW2_NEED_REFTABLE, index);
+	ret = refblock_offset(img, index, &offset);
+	if (ret)
+		return ret;
+	if (!offset)
+		return qcow2_need_growth(need, QCOW2_NEED_REFBLOCK, index);
+	offset += (in_block >> geo->refslice_bits) << geo->slice_bits;
+	*slice = qcow2_slice_find(img, QCOW2_SLICE_REFBLOCK, offset);
+	if (!*slice)
+		return qcow2_need_slice(need, QCOW2_SLICE_REFBLOCK, offset);
+	return PTR_ERR_OR_ZERO(*slice);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_refcount_slice);
+
+/**
+ * qcow2_refcount_dec() - lower a cluster's refcount
+ * @img: the image
+ * @cluster: index of the host cluster
+ * @slice: the slice with its refcount
+ *
+ * A cluster whose refcount becomes 0 may be allocated at once, so its
+ * reference must be durably gone (invariant I3) or never have been.
+ *
+ * Context: meta_lock held.
+ * Return: 0, or -EUCLEAN if it was 0 already.
+ */
+int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
+		       struct qcow2_slice *slice)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u32 index = cluster & (BIT_ULL(geo->refslice_bits) - 1);
+	u64 value = qcow2_get_refcount(slice->data, geo->refcount_order, index);
+
+	lockdep_assert_held(&img->meta_lock);
+	if (!value)
+		return qcow2_image_fail(img, -EUCLEAN,
+					"the refcount of the cluster at offset 0x%llx is 0, though it was in use",
+					cluster << geo->cluster_bits);
+	qcow2_set_refcount(slice->data, geo->refcount_order, index, value - 1);
+	qcow2_slice_mark_dirty(img, slice);
+	if (value == 1) {
+		qcow2_cache_forget(img, cluster << geo->cluster_bits,
+				   geo->cluster_bytes);
+		img->free_hint = min(img->free_hint, cluster);
+	}
+	return 0;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_refcount_dec);
+
+/*
+ * Growth.
+ */
+
+/* Sets the refcounts of the clusters first to end - 1, as far as in a slice. */
+static void fill_ones(const struct qcow2_geometry *geo, void *page,
+		      u64 slice_first, u64 end)
+{
+	u64 per_slice = BIT_ULL(geo->refslice_bits);
+	u64 i;
+
+	memset(page, 0, PAGE_SIZE);
+	for (i = 0; i < per_slice && slice_first + i < end; i++)
+		qcow2_set_refcount(page, geo->refcount_order, i, 1);
+}
+
+/*
+ * Writes @nr refcount blocks that start at host cluster @first and describe the
+ * range that starts there, in which @first to @end - 1 are in use.
+ */
+static int write_refblocks_at(struct qcow2_image *img, u64 first, u64 nr,
+			      u64 end)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u64 offset = first << geo->cluster_bits;
+	u64 slices = nr << (geo->cluster_bits - geo->slice_bits);
+	void *page = (void *)__get_free_page(GFP_NOIO);
+	int ret = page ? 0 : -ENOMEM;
+	u64 i;
+
+	for (i = 0; i < slices && !ret; i++) {
+		fill_ones(geo, page, first + (i << geo->refslice_bits), end);
+		ret = qcow2_file_rw_page(img->file, true,
+					 offset + (i << geo->slice_bits), page,
+					 qcow2_slice_bytes(geo));
+	}
+	free_page((unsigned long)page);
+	return ret;
+}
+
+static bool fits_file(struct qcow2_image *img, u64 end_cluster)
+{
+	u64 max = min(qcow2_file_max_bytes(img->file), QCOW2_MAX_HOST_OFFSET);
+
+	return end_cluster <= max >> img->geo.cluster_bits;
+}
+
+/**
+ * qcow2_alloc_refblock() - make a refcount block
+ * @img: the image
+ * @index: of the refcount table entry that has none
+ *
+ * QEMU: alloc_refcount_block().  Does nothing if somebody was faster.
+ *
+ * Context: grow_lock held; sleeps, does I/O.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_alloc_refblock(struct qcow2_image *img, u32 index)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u64 first = (u64)index << geo->refblock_bits;
+	u64 offset = first << geo->cluster_bits;
+	int ret;
+
+	lockdep_assert_held(&img->grow_lock);
+	if (img->reftable[index])
+		return 0;
+	if (!index)
+		return qcow2_image_fail(img, -EUCLEAN,
+					"the first refcount block is missing");
+	if (!fits_file(img, first + 1))
+		return -ENOSPC;
+	ret = write_refblocks_at(img, first, 1, first + 1);
+	ret = ret ?: qcow2_file_flush(img->file);
+	if (ret)
+		return ret;
+	ret = qcow2_write_table_entry(img, geo->reftable_offset, img->reftable,
+				      img->reftable_entries, index, offset);
+	if (ret)
+		return ret;
+	mutex_lock(&img->meta_lock);
+	img->reftable[index] = offset;
+	mutex_unlock(&img->meta_lock);
+	return 0;
+}
+
+/**
+ * struct new_reftable - a longer refcount table and where it goes
+ * @first: host cluster where its blocks start; the table follows them
+ * @blocks: number of those blocks, in clusters
+ * @clusters: length of the table
+ * @entries: length of the table
+ * @table: its content, CPU byte order
+ */
+struct new_reftable {
+	u64 first;
+	u64 blocks;
+	u64 clusters;
+	u32 entries;
+	u64 *table;
+};
+
+static u64 reftable_offset(const struct qcow2_geometry *geo,
+			   const struct new_reftable *new)
+{
+	return (new->first + new->blocks) << geo->cluster_bits;
+}
+
+/* How long the table becomes, and how many blocks count it and themselves. */
+static int plan_reftable(struct qcow2_image *img, u64 min_entries,
+			 struct new_reftable *new)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u64 per_block = BIT_ULL(geo->refblock_bits);
+	u64 entries, blocks = 1;
+
+	new->first = (u64)img->reftable_entries << geo->refblock_bits;
+	do {
+		new->blocks = blocks;
+		entries = max(min_entries, img->reftable_entries + blocks);
+		entries = max(entries, img->reftable_entries * 3ULL / 2);
+		new->clusters = qcow2_clusters_of(geo, entries * sizeof(u64));
+		blocks = DIV_ROUND_UP_ULL(new->blocks + new->clusters,
+					  per_block);
+	} while (blocks > new->blocks);
+	entries = (new->clusters << geo->cluster_bits) / sizeof(u64);
+	if (entries > QCOW2_MAX_REFTABLE_BYTES / sizeof(u64) ||
+	    !fits_file(img, new->first + new->blocks + new->clusters))
+		return -ENOSPC;
+	new->entries = entries;
+	return 0;
+}
+
+static int fill_reftable(struct qcow2_image *img, struct new_reftable *new)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	unsigned int noio = memalloc_noio_save();
+	u64 i;
+
+	new->table = kvcalloc(new->entries, sizeof(u64), GFP_KERNEL);
+	memalloc_noio_restore(noio);
+	if (!new->table)
+		return -ENOMEM;
+	memcpy(new->table, img->reftable,
+	       img->reftable_entries * sizeof(u64));
+	for (i = 0; i < new->blocks; i++)
+		new->table[img->reftable_entries + i] =
+			(new->first + i) << geo->cluster_bits;
+	return 0;
+}
+
+static int write_reftable(struct qcow2_image *img,
+			  const struct new_reftable *new)
+{
+	u64 offset = reftable_offset(&img->geo, new);
+	u32 per_slice = qcow2_slice_bytes(&img->geo) / sizeof(u64);
+	__be64 *page = (__be64 *)__get_free_page(GFP_NOIO);
+	int ret = page ? 0 : -ENOMEM;
+	u32 i, j;
+
+	for (i = 0; i < new->entries && !ret; i += per_slice) {
+		for (j = 0; j < per_slice; j++)
+			page[j] = cpu_to_be64(new->table[i + j]);
+		ret = qcow2_file_rw_page(img->file, true,
+					 offset + i * sizeof(u64), page,
+					 qcow2_slice_bytes(&img->geo));
+	}
+	free_page((unsigned long)page);
+	return ret;
+}
+
+static int point_header_to(struct qcow2_image *img,
+			   const struct new_reftable *new)
+{
+	struct {
+		__be64 offset;
+		__be32 clusters;
+	} __packed field = {
+		.offset = cpu_to_be64(reftable_offset(&img->geo, new)),
+		.clusters = cpu_to_be32(new->clusters),
+	};
+	int ret;
+
+	static_assert(offsetof(struct qcow2_disk_header,
+			       refcount_table_clusters) -
+		      offsetof(struct qcow2_disk_header,
+			       refcount_table_offset) == sizeof(field.offset));
+	ret = qcow2_header_update(img, offsetof(struct qcow2_disk_header,
+						refcount_table_offset),
+				  &field, sizeof(field));
+	ret = ret ?: qcow2_file_flush(img->file);
+	if (ret)
+		return qcow2_image_fail(img, ret,
+					"cannot write the header for a new refcount table");
+	return 0;
+}
+
+/* The clusters of the present table, to be freed when it is not used more. */
+static struct qcow2_drop *drop_of_reftable(struct qcow2_image *img)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	struct qcow2_drop *drop = qcow2_drop_alloc(geo->reftable_clusters);
+	u32 i;
+
+	for (i = 0; drop && i < geo->reftable_clusters; i++)
+		drop->offsets[i] = geo->reftable_offset +
+				   ((u64)i << geo->cluster_bits);
+	return drop;
+}
+
+static void use_reftable(struct qcow2_image *img, struct new_reftable *new,
+			 struct qcow2_drop *drop)
+{
+	mutex_lock(&img->meta_lock);
+	swap(img->reftable, new->table);
+	img->reftable_entries = new->entries;
+	img->geo.reftable_offset = reftable_offset(&img->geo, new);
+	img->geo.reftable_clusters = new->clusters;
+	qcow2_drop_later(img, drop);
+	mutex_unlock(&img->meta_lock);
+}
+
+/**
+ * qcow2_grow_reftable() - make the refcount table longer
+ * @img: the image
+ * @min_entries: number of entries that it shall have at least
+ *
+ * QEMU: qcow2_refcount_area().  Does nothing if somebody was faster.
+ *
+ * Context: grow_lock held; sleeps, does I/O.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_grow_reftable(struct qcow2_image *img, u64 min_entries)
+{
+	struct new_reftable new = {};
+	struct qcow2_drop *drop;
+	int ret;
+
+	lockdep_assert_held(&img->grow_lock);
+	if (min_entries <= img->reftable_entries)
+		return 0;
+	ret = plan_reftable(img, min_entries, &new);
+	if (ret)
+		return ret;
+	drop = drop_of_reftable(img);
+	ret = drop ? fill_reftable(img, &new) : -ENOMEM;
+	ret = ret ?: write_refblocks_at(img, new.first, new.blocks,
+					new.first + new.blocks + new.clusters);
+	ret = ret ?: write_reftable(img, &new);
+	ret = ret ?: qcow2_file_flush(img->file);
+	ret = ret ?: point_header_to(img, &new);
+	if (ret)
+		kvfree(drop);
+	else
+		use_reftable(img, &new, drop);
+	kvfree(new.table);
+	return ret;
+}

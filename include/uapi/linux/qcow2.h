@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
+/*
+ * Control interface of the qcow2 block driver: ioctls on /dev/qcow-control.
+ *
+ * Every call takes one struct whose first member is its size as the caller
+ * knows it.  The structs grow at the end only.  A kernel that knows more
+ * members than the caller takes the missing ones as zero; a kernel that
+ * knows fewer refuses the call with E2BIG unless the surplus is zero.
+ * Unknown flags and non-zero reserved members are refused with EINVAL.
+ *
+ * When a call fails and the caller gave a reason buffer, the kernel puts one
+ * line of text into it (terminated by a zero byte, no newline) that names the
+ * object, what is wrong with it and, where there is one, the remedy.  The
+ * buffer is left alone when the call succeeds or when the struct itself
+ * cannot be read.
+ */
+#ifndef _UAPI_LINUX_QCOW2_H
+#define _UAPI_LINUX_QCOW2_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/* Name of the control node in /dev. */
+#define QCOW2_CONTROL_NAME	"qcow-control"
+
+/* A reason never needs more bytes than this, its zero byte included. */
+#define QCOW2_REASON_MAX	256
+
+/**
+ * enum qcow2_attach_flags - how to attach an image
+ * @QCOW2_ATTACH_READ_ONLY: the block device refuses writes and the image file
+ *	is never written; the descriptors may be open for reading only
+ * @QCOW2_ATTACH_DIRECT_IO: bypass the page cache of the image file
+ */
+enum qcow2_attach_flags {
+	QCOW2_ATTACH_READ_ONLY	= 1 << 0,
+	QCOW2_ATTACH_DIRECT_IO	= 1 << 1,
+};
+
+/**
+ * enum qcow2_file_format - what a file of the chain holds
+ * @QCOW2_FILE_QCOW2: a qcow2 image, version 2 or 3
+ */
+enum qcow2_file_format {
+	QCOW2_FILE_QCOW2	= 0,
+};
+
+/**
+ * struct qcow2_ctl_file - one file of an image's chain
+ * @fd: open descriptor of a regular file or a block device; for writing too
+ *	unless %QCOW2_ATTACH_READ_ONLY is set
+ * @format: one of enum qcow2_file_format
+ * @reserved: zero
+ */
+struct qcow2_ctl_file {
+	__s32	fd;
+	__u32	format;
+	__u64	reserved;
+};
+
+/**
+ * struct qcow2_ctl_attach - argument of QCOW2_CTL_ATTACH
+ * @size: size of this struct in bytes
+ * @flags: set of enum qcow2_attach_flags
+ * @index: in: number that the device shall get, or -1 for the lowest free
+ *	one; out: the number it got, /dev/qcow<index>
+ * @nr_files: number of entries that @files points to; today always 1
+ * @files: user pointer to an array of struct qcow2_ctl_file, the image first
+ * @reason: user pointer to a buffer for the reason of a failure, or 0
+ * @reason_size: size of that buffer in bytes
+ * @reserved: zero
+ *
+ * Errors: EPERM (no CAP_SYS_ADMIN), EBADF, EACCES (descriptor not open for
+ * what the flags ask), EBUSY (image attached already, or number in use),
+ * EUCLEAN (not a valid qcow2 image, or damaged), EOPNOTSUPP (valid, but needs
+ * a feature that this driver lacks), EINVAL, ENOMEM, and what reading the
+ * image gave.
+ */
+struct qcow2_ctl_attach {
+	__u32	size;
+	__u32	flags;
+	__s32	index;
+	__u32	nr_files;
+	__u64	files;
+	__u64	reason;
+	__u32	reason_size;
+	__u32	reserved;
+};
+
+/**
+ * struct qcow2_ctl_detach - argument of QCOW2_CTL_DETACH
+ * @size: size of this struct in bytes
+ * @flags: zero
+ * @index: number of the device
+ * @reserved: zero
+ * @reason: user pointer to a buffer for the reason of a failure, or 0
+ * @reason_size: size of that buffer in bytes
+ * @reserved2: zero
+ *
+ * Returns when everything written is durable in the image file and the file
+ * is released.
+ * Errors: EPERM, ENODEV (no such device), EBUSY (somebody has it open or
+ * mounted), EINVAL, and EIO (the device is gone, but the last commit failed).
+ */
+struct qcow2_ctl_detach {
+	__u32	size;
+	__u32	flags;
+	__s32	index;
+	__u32	reserved;
+	__u64	reason;
+	__u32	reason_size;
+	__u32	reserved2;
+};
+
+/**
+ * enum qcow2_query_state - set of things to know about a device
+ * @QCOW2_STATE_READ_ONLY: attached read-only
+ * @QCOW2_STATE_DIRECT_IO: the image file is used with direct I/O
+ * @QCOW2_STATE_NEEDS_CHECK: writing metadata failed or the image was found
+ *	damaged; writes are refused until it was detached and checked
+ */
+enum qcow2_query_state {
+	QCOW2_STATE_READ_ONLY	= 1 << 0,
+	QCOW2_STATE_DIRECT_IO	= 1 << 1,
+	QCOW2_STATE_NEEDS_CHECK	= 1 << 2,
+};
+
+/**
+ * struct qcow2_ctl_query - argument of QCOW2_CTL_QUERY
+ * @size: size of this struct in bytes
+ * @flags: zero
+ * @index: in: the device to look for; out: the number of the device that was
+ *	found, the lowest one that is not below the number asked for
+ * @state: out: set of enum qcow2_query_state
+ * @virtual_size: out: size of the block device in bytes
+ * @cluster_size: out: cluster size in bytes
+ * @version: out: version of the format, 2 or 3
+ * @path: user pointer to a buffer for the path of the image file as the
+ *	caller sees it (zero-terminated), or 0
+ * @path_size: size of that buffer in bytes; a path that does not fit fails
+ *	with ENAMETOOLONG
+ * @openers: out: how often the block device is open now
+ *
+ * To list all devices start with @index 0 and go on with the number found
+ * plus one, until the call fails with ENODEV.
+ * Errors: EPERM, ENODEV (none at or above @index), ENAMETOOLONG, EINVAL.
+ */
+struct qcow2_ctl_query {
+	__u32	size;
+	__u32	flags;
+	__s32	index;
+	__u32	state;
+	__u64	virtual_size;
+	__u32	cluster_size;
+	__u32	version;
+	__u64	path;
+	__u32	path_size;
+	__u32	openers;
+};
+
+#define QCOW2_IOC_MAGIC		0xbc
+
+#define QCOW2_CTL_ATTACH	_IO(QCOW2_IOC_MAGIC, 0x00)
+#define QCOW2_CTL_DETACH	_IO(QCOW2_IOC_MAGIC, 0x01)
+#define QCOW2_CTL_QUERY		_IO(QCOW2_IOC_MAGIC, 0x02)
+
+#endif /* _UAPI_LINUX_QCOW2_H */

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef QCOWCTL_CONTROL_H
+#define QCOWCTL_CONTROL_H
+
+#include <limits.h>
+#include <linux/qcow2.h>
+#include <stdint.h>
+
+#define CONTROL_PATH	"/dev/" QCOW2_CONTROL_NAME
+
+/**
+ * struct control_reason - why the kernel refused a request
+ * @text: its words, empty if it gave none
+ */
+struct control_reason {
+	char text[QCOW2_REASON_MAX];
+};
+
+/**
+ * struct control_device - an attached device
+ * @index: N of /dev/qcowN
+ * @state: set of enum qcow2_query_state
+ * @openers: how often it is open
+ * @version: version of the image's format
+ * @cluster_size: in bytes
+ * @virtual_size: in bytes
+ * @image: path of the image file, empty if the kernel could not tell
+ */
+struct control_device {
+	int index;
+	unsigned int state;
+	unsigned int openers;
+	unsigned int version;
+	uint32_t cluster_size;
+	uint64_t virtual_size;
+	char image[2 * PATH_MAX];
+};
+
+/*
+ * Open the control node.  Returns a descriptor; or, after a complaint, the
+ * exit code as a negative number.
+ */
+int control_open(void);
+
+/**
+ * control_attach - attach an open image to the lowest free device
+ * @ctl: descriptor of the control node
+ * @image: descriptor of the image file
+ * @flags: set of enum qcow2_attach_flags
+ * @reason: out: words of the kernel if it refuses
+ *
+ * Return: the number of the device, or a negative errno.
+ */
+int control_attach(int ctl, int image, unsigned int flags,
+		   struct control_reason *reason);
+
+/* Detach device @index.  Returns 0 or a negative errno. */
+int control_detach(int ctl, int index, struct control_reason *reason);
+
+/*
+ * Look for the first device that is not below @index.  Returns 0 or a negative
+ * errno, -ENODEV if there is none.
+ */
+int control_query(int ctl, int index, struct control_device *device);
+
+#endif /* QCOWCTL_CONTROL_H */

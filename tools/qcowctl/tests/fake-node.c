@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A fake of node.c that plays the kernel, below $FAKE_ROOT:
+ *
+ *   dev/qcow-control     must exist, as the node of the loaded module
+ *   dev/NAME             a file "block MAJ:MIN" counts as a block device node
+ *   sys/dev/block/M:m    symbolic links, as in sysfs
+ *   attached/N           one attached device: a line "STATE SIZE CLUSTER
+ *                        VERSION OPENERS", then the image's path
+ *
+ * It is stricter than the kernel: a request that breaks a rule of
+ * <linux/qcow2.h> ends the program with SIGABRT.
+ *
+ *   FAKE_ERRNO_OPEN, _ATTACH, _DETACH, _QUERY  fail that with this errno
+ *   FAKE_REASON             words that go with it
+ *   FAKE_DETACH_BUSY        so many detaches fail with EBUSY first
+ *   FAKE_NODE_AFTER         the node appears when looked for so many times
+ *   FAKE_RAISE              signal to raise while attaching
+ *   FAKE_ATTACH_LOG         file to append the flags and descriptor mode to
+ *   FAKE_LONG_PATHS         paths fit in no buffer
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/qcow2.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "node.h"
+
+#define FAKE_MAJOR	240
+#define FAKE_DEVICES	300
+
+/* Keeps the tests short. */
+const unsigned int node_patience_ms = 300;
+
+struct fake_device {
+	unsigned int state;
+	unsigned long long size;
+	unsigned int cluster;
+	unsigned int version;
+	unsigned int openers;
+	char path[3 * PATH_MAX];
+};
+
+#define require(condition)						\
+	do {								\
+		if (!(condition)) {					\
+			fprintf(stderr, "fake: broken rule: %s\n",	\
+				#condition);				\
+			abort();					\
+		}							\
+	} while (0)
+
+static int knob(const char *name)
+{
+	const char *value = getenv(name);
+
+	return value && *value ? atoi(value) : 0;
+}
+
+static const char *below_root(char *buf, size_t size, const char *path)
+{
+	const char *root = getenv("FAKE_ROOT");
+
+	require(root && *root);
+	require((size_t)snprintf(buf, size, "%s%s", root, path) < size);
+	return buf;
+}
+
+static const char *system_path(char *buf, size_t size, const char *path)
+{
+	if (!strncmp(path, "/dev/", 5) || !strncmp(path, "/sys/", 5))
+		return below_root(buf, size, path);
+	return path;
+}
+
+static const char *attached_path(char *buf, size_t size, int index)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "/attached/%d", index);
+	return below_root(buf, size, name);
+}
+
+static const char *dev_path(char *buf, size_t size, int index)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "/dev/qcow%d", index);
+	return below_root(buf, size, name);
+}
+
+static bool load(int index, struct fake_device *device)
+{
+	char path[PATH_MAX];
+	size_t len;
+	FILE *file = fopen(attached_path(path, sizeof(path), index), "r");
+
+	if (!file)
+		return false;
+	require(fscanf(file, "%u %llu %u %u %u", &device->state, &device->size,
+		       &device->cluster, &device->version,
+		       &device->openers) == 5);
+	require(fgetc(file) == '\n');
+	len = fread(device->path, 1, sizeof(device->path) - 1, file);
+	device->path[len] = '\0';
+	fclose(file);
+	return true;
+}
+
+static void save(int index, const struct fake_device *device)
+{
+	char path[PATH_MAX];
+	FILE *file = fopen(attached_path(path, sizeof(path), index), "w");
+
+	require(file);
+	fprintf(file, "%u %llu %u %u %u\n%s", device->state, device->size,
+		device->cluster, device->version, device->openers,
+		device->path);
+	require(!fclose(file));
+}
+
+static int refuse(int err, uint64_t reason, uint32_t reason_size,
+		  const char *words)
+{
+	if (words && *words && reason)
+		snprintf((char *)(uintptr_t)reason, reason_size, "%s", words);
+	errno = err;
+	return -1;
+}
+
+static int open_mode(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	require(flags >= 0);
+	return flags & O_ACCMODE;
+}
+
+static void check_file(const struct qcow2_ctl_file *file, uint32_t flags)
+{
+	bool read_only = flags & QCOW2_ATTACH_READ_ONLY;
+	struct stat st;
+
+	require(file->format == QCOW2_FILE_QCOW2);
+	require(file->reserved == 0);
+	require(file->fd > STDERR_FILENO);
+	require(fcntl(file->fd, F_GETFD) == FD_CLOEXEC);
+	require(open_mode(file->fd) == (read_only ? O_RDONLY : O_RDWR));
+	require(!fstat(file->fd, &st));
+	require(S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
+}
+
+static void check_attach(const struct qcow2_ctl_attach *arg)
+{
+	require(arg->size == sizeof(*arg));
+	require(!(arg->flags & ~(QCOW2_ATTACH_READ_ONLY |
+				 QCOW2_ATTACH_DIRECT_IO)));
+	require(arg->index == -1);
+	require(arg->nr_files == 1);
+	require(arg->reserved == 0);
+	require(arg->reason && arg->reason_size == QCOW2_REASON_MAX);
+	check_file((void *)(uintptr_t)arg->files, arg->flags);
+}
+
+static void log_attach(const struct qcow2_ctl_attach *arg)
+{
+	const char *path = getenv("FAKE_ATTACH_LOG");
+	const struct qcow2_ctl_file *file = (void *)(uintptr_t)arg->files;
+	FILE *log;
+
+	if (!path)
+		return;
+	log = fopen(path, "a");
+	require(log);
+	fprintf(log, "flags=%u mode=%s\n", arg->flags,
+		open_mode(file->fd) == O_RDWR ? "rw" : "ro");
+	fclose(log);
+}
+
+static void path_of_fd(int fd, char *path, size_t size)
+{
+	char link[64];
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	require(!node_readlink(link, path, size));
+}
+
+static bool is_attached(const char *path)
+{
+	struct fake_device device;
+
+	for (int i = 0; i < FAKE_DEVICES; i++) {
+		if (load(i, &device) && !strcmp(device.path, path))
+			return true;
+	}
+	return false;
+}
+
+static int free_index(void)
+{
+	struct fake_device device;
+	int i = 0;
+
+	while (load(i, &device))
+		i++;
+	return i;
+}
+
+static void make_node(int index)
+{
+	char path[PATH_MAX];
+	FILE *file = fopen(dev_path(path, sizeof(path), index), "w");
+
+	require(file);
+	fprintf(file, "block %d:%d\n", FAKE_MAJOR, index);
+	fclose(file);
+}
+
+static int fake_attach(struct qcow2_ctl_attach *arg)
+{
+	const struct qcow2_ctl_file *file = (void *)(uintptr_t)arg->files;
+	struct fake_device device = {
+		.size = 1 << 30,
+		.cluster = 65536,
+		.version = 3,
+	};
+
+	check_attach(arg);
+	log_attach(arg);
+	if (knob("FAKE_RAISE"))
+		raise(knob("FAKE_RAISE"));
+	if (knob("FAKE_ERRNO_ATTACH"))
+		return refuse(knob("FAKE_ERRNO_ATTACH"), arg->reason,
+			      arg->reason_size, getenv("FAKE_REASON"));
+	path_of_fd(file->fd, device.path, sizeof(device.path));
+	if (is_attached(device.path))
+		return refuse(EBUSY, arg->reason, arg->reason_size,
+			      "image is attached already");
+	device.state = arg->flags;
+	arg->index = free_index();
+	save(arg->index, &device);
+	if (!knob("FAKE_NODE_AFTER"))
+		make_node(arg->index);
+	return 0;
+}
+
+static bool still_busy(void)
+{
+	static int left = -1;
+
+	if (left < 0)
+		left = knob("FAKE_DETACH_BUSY");
+	return left-- > 0;
+}
+
+static int fake_detach(struct qcow2_ctl_detach *arg)
+{
+	struct fake_device device;
+	char path[PATH_MAX];
+
+	require(arg->size == sizeof(*arg));
+	require(!arg->flags && !arg->reserved && !arg->reserved2);
+	require(arg->index >= 0);
+	require(arg->reason && arg->reason_size == QCOW2_REASON_MAX);
+	if (knob("FAKE_ERRNO_DETACH"))
+		return refuse(knob("FAKE_ERRNO_DETACH"), arg->reason,
+			      arg->reason_size, getenv("FAKE_REASON"));
+	if (!load(arg->index, &device))
+		return refuse(ENODEV, 0, 0, NULL);
+	if (still_busy())
+		return refuse(EBUSY, arg->reason, arg->reason_size,
+			      "device is open");
+	unlink(attached_path(path, sizeof(path), arg->index));
+	unlink(dev_path(path, sizeof(path), arg->index));
+	return 0;
+}
+
+static int fake_query(struct qcow2_ctl_query *arg)
+{
+	struct fake_device device;
+	int index = arg->index;
+
+	require(arg->size == sizeof(*arg));
+	require(!arg->flags && !arg->state && !arg->virtual_size);
+	require(!arg->cluster_size && !arg->version && !arg->openers);
+	require(!arg->path == !arg->path_size);
+	require(index >= 0);
+	if (knob("FAKE_ERRNO_QUERY"))
+		return refuse(knob("FAKE_ERRNO_QUERY"), 0, 0, NULL);
+	while (index < FAKE_DEVICES && !load(index, &device))
+		index++;
+	if (index == FAKE_DEVICES)
+		return refuse(ENODEV, 0, 0, NULL);
+	if (arg->path && (knob("FAKE_LONG_PATHS") ||
+			  strlen(device.path) >= arg->path_size))
+		return refuse(ENAMETOOLONG, 0, 0, NULL);
+	if (arg->path)
+		strcpy((char *)(uintptr_t)arg->path, device.path);
+	arg->index = index;
+	arg->state = device.state;
+	arg->virtual_size = device.size;
+	arg->cluster_size = device.cluster;
+	arg->version = device.version;
+	arg->openers = device.openers;
+	return 0;
+}
+
+int node_open_control(void)
+{
+	char path[PATH_MAX];
+
+	if (knob("FAKE_ERRNO_OPEN")) {
+		errno = knob("FAKE_ERRNO_OPEN");
+		return -1;
+	}
+	return open(below_root(path, sizeof(path), "/dev/" QCOW2_CONTROL_NAME),
+		    O_RDWR | O_CLOEXEC);
+}
+
+int node_ioctl(int fd, unsigned long request, void *arg)
+{
+	require(fcntl(fd, F_GETFD) == FD_CLOEXEC);
+	switch (request) {
+	case QCOW2_CTL_ATTACH:
+		return fake_attach(arg);
+	case QCOW2_CTL_DETACH:
+		return fake_detach(arg);
+	case QCOW2_CTL_QUERY:
+		return fake_query(arg);
+	default:
+		require(!"known request");
+		return -1;
+	}
+}
+
+static void appear_in_time(const char *path)
+{
+	static int looks;
+	int index;
+
+	if (knob("FAKE_NODE_AFTER") && ++looks == knob("FAKE_NODE_AFTER") &&
+	    sscanf(path, "/dev/qcow%d", &index) == 1)
+		make_node(index);
+}
+
+/* Turn a file that says "block MAJ:MIN" into such a node. */
+static void disguise(const char *path, struct stat *st)
+{
+	unsigned int maj, min;
+	FILE *file;
+
+	if (!S_ISREG(st->st_mode))
+		return;
+	file = fopen(path, "r");
+	require(file);
+	if (fscanf(file, "block %u:%u", &maj, &min) == 2) {
+		st->st_mode = S_IFBLK | 0660;
+		st->st_rdev = makedev(maj, min);
+	}
+	fclose(file);
+}
+
+int node_stat(const char *path, struct stat *st)
+{
+	char buf[PATH_MAX];
+	const char *real = system_path(buf, sizeof(buf), path);
+
+	appear_in_time(path);
+	if (stat(real, st))
+		return -1;
+	disguise(real, st);
+	return 0;
+}
+
+int node_readlink(const char *path, char *target, size_t size)
+{
+	char buf[PATH_MAX];
+	ssize_t len = readlink(system_path(buf, sizeof(buf), path), target,
+			       size - 1);
+
+	if (len < 0)
+		return -1;
+	target[len] = '\0';
+	return 0;
+}
