@@ -199,6 +199,17 @@ int qcow2_disk_begin_close(struct qcow2_disk *disk, unsigned int *openers)
 }
 
 /**
+ * qcow2_disk_cancel_close() - let a disk be opened again
+ * @disk: after qcow2_disk_begin_close()
+ */
+void qcow2_disk_cancel_close(struct qcow2_disk *disk)
+{
+	spin_lock(&disk->lock);
+	disk->closing = false;
+	spin_unlock(&disk->lock);
+}
+
+/**
  * qcow2_disk_openers() - how often is a disk open?
  * @disk: the disk
  *
@@ -239,7 +250,7 @@ static int alloc_tags(struct qcow2_disk *disk)
 	tags->queue_depth = QUEUE_DEPTH;
 	tags->numa_node = NUMA_NO_NODE;
 	tags->cmd_size = sizeof(struct qcow2_request);
-	tags->flags = BLK_MQ_F_BLOCKING;
+	tags->flags = BLK_MQ_F_BLOCKING | BLK_MQ_F_NO_SCHED_BY_DEFAULT;
 	return blk_mq_alloc_tag_set(tags);
 }
 

@@ -32,6 +32,7 @@ struct qcow2_disk {
 struct qcow2_disk *qcow2_disk_add(struct qcow2_image *img, int index,
 				  struct qcow2_reason *why);
 int qcow2_disk_begin_close(struct qcow2_disk *disk, unsigned int *openers);
+void qcow2_disk_cancel_close(struct qcow2_disk *disk);
 void qcow2_disk_del(struct qcow2_disk *disk);
 unsigned int qcow2_disk_openers(struct qcow2_disk *disk);
 

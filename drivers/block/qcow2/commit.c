@@ -31,12 +31,19 @@
  * for the last.
  *
  * Flushes that come while a commit runs share the next one.
+ *
+ * If writing metadata fails for want of space, all that was to be written is
+ * dirty again and the next commit tries again: none of the orders above is
+ * broken by having written a part of it.  After any other error the image takes
+ * no more writes and no more commits; what was flushed before is durable.
  */
 
 #include <linux/errno.h>
 #include <linux/gfp.h>
 #include <linux/jiffies.h>
 #include <linux/minmax.h>
+#include <linux/printk.h>
+#include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -146,14 +153,17 @@ static void take_copies(struct qcow2_image *img, struct list_head *dirty,
 	}
 }
 
+/* With @error the slices are still different from the file. */
 static void put_copies(struct qcow2_image *img, struct list_head *taken,
-		       struct list_head *free)
+		       struct list_head *free, int error)
 {
 	struct copy *copy;
 
 	mutex_lock(&img->meta_lock);
 	list_for_each_entry(copy, taken, link) {
 		clear_bit(QCOW2_SLICE_COMMITTING, &copy->slice->flags);
+		if (error)
+			qcow2_slice_mark_dirty(img, copy->slice);
 		qcow2_slice_put(copy->slice);
 		copy->slice = NULL;
 	}
@@ -225,17 +235,34 @@ static int write_refblocks(struct qcow2_image *img, struct list_head *dirty)
 		if (list_empty(&taken))
 			break;
 		ret = write_copies(img, &taken);
-		put_copies(img, &taken, &img->refblock_copies);
+		put_copies(img, &taken, &img->refblock_copies, ret);
 	}
 	return ret;
 }
 
-/* Slices that a failed commit did not come to stay dirty. */
-static void give_back(struct qcow2_image *img, struct list_head *dirty)
+/*
+ * Notes why metadata could not be written.  Without space in the file system
+ * nothing is lost: what was to be written is still dirty, and the next commit
+ * tries again.  After any other error nobody knows what the file holds.
+ */
+static int commit_failed(struct qcow2_image *img, int error)
 {
-	mutex_lock(&img->meta_lock);
-	list_splice_init(dirty, &img->dirty_refblocks);
-	mutex_unlock(&img->meta_lock);
+	lockdep_assert_held(&img->commit_lock);
+	if (error == -ENOSPC)
+		pr_err_ratelimited("qcow2: %s: no space for metadata in the image file; what was not flushed is kept in memory\n",
+				   img->name);
+	else
+		img->commit_error = qcow2_image_fail(img, error,
+				"cannot write metadata; what was not flushed is lost");
+	return error;
+}
+
+/* A flush that failed may have lost data that was written before. */
+static int flush_file(struct qcow2_image *img)
+{
+	int ret = qcow2_file_flush(img->file);
+
+	return ret ? -EIO : 0;
 }
 
 static void stock_for_batch(struct qcow2_image *img)
@@ -258,6 +285,17 @@ static void unstock_after_batch(struct qcow2_image *img)
 		list_del(&copy->link);
 		free_copy(copy);
 	}
+}
+
+/* What a failed commit did not come to write stays to be written. */
+static void give_back(struct qcow2_image *img, struct list_head *refblocks,
+		      struct list_head *drops)
+{
+	mutex_lock(&img->meta_lock);
+	list_splice_init(refblocks, &img->dirty_refblocks);
+	list_splice_init(drops, &img->unlinked);
+	qcow2_commit_later(img);
+	mutex_unlock(&img->meta_lock);
 }
 
 static void release_kick(struct qcow2_image *img);
@@ -287,40 +325,35 @@ static int commit_batch(struct qcow2_image *img, bool *more)
 
 	ret = write_refblocks(img, &refblocks);
 	/* I1, I2: refcounts, data and COW data before what refers to them. */
-	ret = ret ?: qcow2_file_flush(img->file);
+	ret = ret ?: flush_file(img);
 	if (!ret && !list_empty(&l2)) {
 		ret = write_copies(img, &l2);
 		/* I3: removals before the drop of refcounts. */
-		ret = ret ?: qcow2_file_flush(img->file);
+		ret = ret ?: flush_file(img);
 	}
-	put_copies(img, &l2, &img->l2_copies);
-	if (ret) {
-		give_back(img, &refblocks);
-		mutex_lock(&img->meta_lock);
-		list_splice_init(&drops, &img->unlinked);
-		mutex_unlock(&img->meta_lock);
-	} else if (!list_empty(&drops)) {
+	put_copies(img, &l2, &img->l2_copies, ret);
+	if (ret)
+		give_back(img, &refblocks, &drops);
+	else if (!list_empty(&drops))
 		drops_are_durable(img, &drops);
-	}
 	return ret;
 }
 
-static void run_commit(struct qcow2_image *img)
+static int run_commit(struct qcow2_image *img)
 {
 	bool more = true;
-	int ret = 0;
+	int ret = img->commit_error;
 
 	lockdep_assert_held(&img->commit_lock);
-	if (img->commit_error)
-		return;
+	if (ret)
+		return ret;
 	while (more && !ret) {
 		stock_for_batch(img);
 		ret = commit_batch(img, &more);
 		unstock_after_batch(img);
 	}
-	if (ret)
-		img->commit_error = qcow2_image_fail(img, ret,
-				"cannot write metadata; what was not flushed is lost");
+	img->commit_result = ret;
+	return ret ? commit_failed(img, ret) : 0;
 }
 
 /**
@@ -328,7 +361,8 @@ static void run_commit(struct qcow2_image *img)
  * @img: the image
  *
  * Context: sleeps, does I/O; takes commit_lock.
- * Return: 0 or a negative errno, which then stays.
+ * Return: 0; -ENOSPC, then it can be tried again; or another negative errno,
+ * which then stays.
  */
 int qcow2_commit(struct qcow2_image *img)
 {
@@ -344,9 +378,10 @@ int qcow2_commit(struct qcow2_image *img)
 	/* One that began since is done now, and had all of it. */
 	if (atomic64_read(&img->commits_begun) == seen) {
 		atomic64_inc(&img->commits_begun);
-		run_commit(img);
+		ret = run_commit(img);
+	} else {
+		ret = img->commit_error ?: img->commit_result;
 	}
-	ret = img->commit_error;
 	mutex_unlock(&img->commit_lock);
 	return ret;
 }
@@ -365,6 +400,7 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_commit);
 int qcow2_commit_refcounts(struct qcow2_image *img)
 {
 	LIST_HEAD(refblocks);
+	LIST_HEAD(none);
 	int ret;
 
 	mutex_lock(&img->commit_lock);
@@ -373,9 +409,8 @@ int qcow2_commit_refcounts(struct qcow2_image *img)
 	mutex_unlock(&img->meta_lock);
 	ret = img->commit_error ?: write_refblocks(img, &refblocks);
 	if (ret) {
-		give_back(img, &refblocks);
-		img->commit_error = qcow2_image_fail(img, ret,
-						     "cannot write refcounts");
+		give_back(img, &refblocks, &none);
+		commit_failed(img, ret);
 	}
 	mutex_unlock(&img->commit_lock);
 	return ret;

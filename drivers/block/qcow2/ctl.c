@@ -274,6 +274,21 @@ static int begin_detach(int index, struct qcow2_device **found,
 	return ret;
 }
 
+/* While the device is still there: what does not fit into the file now would
+ * be lost.
+ */
+static int commit_first(struct qcow2_device *dev, struct qcow2_reason *why)
+{
+	if (qcow2_commit(dev->img) != -ENOSPC)
+		return 0;
+	mutex_lock(&devices_lock);
+	qcow2_disk_cancel_close(dev->disk);
+	dev->state = DEVICE_LIVE;
+	mutex_unlock(&devices_lock);
+	return qcow2_refuse(why, -ENOSPC,
+			    "no space left for the last changes in the image's file system; free some and try again");
+}
+
 static int take_down(struct qcow2_device *dev, struct qcow2_reason *why)
 {
 	int ret;
@@ -299,6 +314,7 @@ static int ctl_detach(struct qcow2_ctl_detach *arg, struct qcow2_reason *why)
 		return qcow2_refuse(why, -EINVAL,
 				    "a reserved member is not zero");
 	ret = begin_detach(arg->index, &dev, why);
+	ret = ret ?: commit_first(dev, why);
 	if (ret)
 		return ret;
 	ret = take_down(dev, why);

@@ -140,6 +140,15 @@ static void init_kiocb(struct qcow2_fio *fio)
 		iocb->ki_flags |= IOCB_DSYNC;
 }
 
+/* What an image says may be no offset that a file can have. */
+static bool offset_is_sane(const struct qcow2_fio *fio)
+{
+	u64 bytes = iov_iter_count(&fio->iter);
+
+	return fio->offset < QCOW2_MAX_HOST_OFFSET &&
+	       bytes <= QCOW2_MAX_HOST_OFFSET - fio->offset;
+}
+
 static void issue(struct qcow2_fio *fio)
 {
 	const struct file_operations *fop = fio->file->filp->f_op;
@@ -177,7 +186,10 @@ void qcow2_file_submit(struct qcow2_fio *fio)
 {
 	INIT_WORK(&fio->work, issue_work);
 	fio->transferred = 0;
-	issue(fio);
+	if (offset_is_sane(fio))
+		issue(fio);
+	else
+		finish(fio, -EIO);
 }
 
 struct sync_fio {
@@ -214,6 +226,8 @@ int qcow2_file_rw(struct qcow2_file *file, bool write, u64 offset,
 		.done = COMPLETION_INITIALIZER_ONSTACK(sync.done),
 	};
 
+	if (!offset_is_sane(&sync.fio))
+		return -EIO;
 	INIT_WORK_ONSTACK(&sync.fio.work, issue_work);
 	issue(&sync.fio);
 	wait_for_completion(&sync.done);

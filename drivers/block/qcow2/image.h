@@ -268,7 +268,9 @@ struct qcow2_drop {
  * @grow_lock: see below
  * @commit_lock: see below
  * @commits_begun: number of commits that were begun; changed under commit_lock
- * @commit_error: why a commit failed; no other is tried; under commit_lock
+ * @commit_error: why a commit failed so that no other is tried; under
+ *	commit_lock
+ * @commit_result: what the last commit gave; under commit_lock
  * @l2_copies: free buffers of the commit, under commit_lock
  * @refblock_copies: likewise
  * @commit_work: commits by the clock
@@ -317,6 +319,7 @@ struct qcow2_image {
 
 	atomic64_t commits_begun;
 	int commit_error;
+	int commit_result;
 	struct list_head l2_copies;
 	struct list_head refblock_copies;
 	struct delayed_work commit_work;

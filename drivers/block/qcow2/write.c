@@ -854,10 +854,16 @@ static int write_next(struct qcow2_io *io)
 
 static int may_write(struct qcow2_image *img)
 {
+	if (qcow2_image_read_only(img))
+		return -EROFS;
 	if (qcow2_image_needs_check(img))
 		return -EIO;
-	if (READ_ONCE(img->nr_dirty) > img->max_dirty)
-		return qcow2_commit(img);
+	if (READ_ONCE(img->nr_dirty) > img->max_dirty) {
+		int ret = qcow2_commit(img);
+
+		if (ret)
+			return ret;
+	}
 	return qcow2_image_prepare_write(img);
 }
 

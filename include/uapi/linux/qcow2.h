@@ -100,7 +100,9 @@ struct qcow2_ctl_attach {
  * Returns when everything written is durable in the image file and the file
  * is released.
  * Errors: EPERM, ENODEV (no such device), EBUSY (somebody has it open or
- * mounted), EINVAL, and EIO (the device is gone, but the last commit failed).
+ * mounted), ENOSPC (the last changes do not fit into the image's file system;
+ * the device stays), EINVAL, and EIO (the device is gone, but the last commit
+ * failed).
  */
 struct qcow2_ctl_detach {
 	__u32	size;

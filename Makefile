@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# make demo	set everything up, then attach an image and use it
+# make check	set everything up, then run every test
+#
+# Both work on a fresh Debian 12.  What they build is kept in build/ and, for
+# kernels, in ~/.cache/qcow2-ko; a second run takes what is there.
+
+.PHONY: all setup kernel module tool demo check check-long clean help
+.PHONY: check-builds check-kunit check-e2e check-guest check-tool
+
+all: module tool
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+	@echo 'Parts of make check: check-builds check-kunit check-e2e check-guest check-tool'
+
+setup:
+	@scripts/setup
+
+kernel: setup
+	@scripts/kernel uml
+
+module: kernel
+	@scripts/build-module uml
+
+tool: setup
+	@$(MAKE) --no-print-directory -C tools/qcowctl
+
+demo: module tool
+	@scripts/demo
+
+check:
+	@scripts/check
+
+check-builds check-kunit check-e2e check-guest check-tool: setup
+	@scripts/check $(@:check-%=%)
+
+# The longer runs come with the tests that need them.
+check-long: check
+
+clean:
+	rm -rf build
+	@$(MAKE) --no-print-directory -C tools/qcowctl clean

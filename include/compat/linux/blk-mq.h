@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef _QCOW2_COMPAT_LINUX_BLK_MQ_H
+#define _QCOW2_COMPAT_LINUX_BLK_MQ_H
+
+#include <linux/blkdev.h>
+#include <linux/version.h>
+#include_next <linux/blk-mq.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 9, 0)
+/* 6.9 added the limits; see blkdev.h. */
+#undef blk_mq_alloc_disk
+#define blk_mq_alloc_disk(set, lim, queuedata)				\
+({									\
+	static struct lock_class_key __key;				\
+	struct gendisk *__disk;						\
+									\
+	__disk = __blk_mq_alloc_disk(set, queuedata, &__key);		\
+	if (!IS_ERR(__disk))						\
+		compat_set_queue_limits(__disk->queue, lim);		\
+	__disk;								\
+})
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
+/* 6.14 merges requests of every disk; before, only of one that asked for it. */
+static inline int compat_blk_mq_alloc_tag_set(struct blk_mq_tag_set *set)
+{
+	set->flags |= BLK_MQ_F_SHOULD_MERGE;
+	return blk_mq_alloc_tag_set(set);
+}
+
+#define blk_mq_alloc_tag_set compat_blk_mq_alloc_tag_set
+#endif
+
+#endif /* _QCOW2_COMPAT_LINUX_BLK_MQ_H */

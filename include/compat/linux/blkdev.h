@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef _QCOW2_COMPAT_LINUX_BLKDEV_H
+#define _QCOW2_COMPAT_LINUX_BLKDEV_H
+
+#include <linux/version.h>
+#include_next <linux/blkdev.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
+/*
+ * 6.5 brought blk_mode_t, and open() and release() of a gendisk instead of a
+ * block_device and without the mode of the one who closes.  The names are
+ * those of the functions in blk.c: where one is defined, it gets a caller with
+ * the old parameters, and the caller is what goes into the table.
+ */
+typedef fmode_t blk_mode_t;
+
+#define disk_open(disk_param, mode_param)				\
+	compat_disk_open(disk_param, mode_param);			\
+static int disk_open(struct block_device *bdev, fmode_t mode)		\
+{									\
+	return compat_disk_open(bdev->bd_disk, mode);			\
+}									\
+static int compat_disk_open(disk_param, mode_param)
+
+#define disk_release(disk_param)					\
+	compat_disk_release(disk_param);				\
+static void disk_release(struct gendisk *disk, fmode_t mode)		\
+{									\
+	compat_disk_release(disk);					\
+}									\
+static void compat_disk_release(disk_param)
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 9, 0)
+/*
+ * 6.9 brought limits that are complete when the disk is made, and 6.11 features
+ * among them; before, each limit of a queue was set by a function.  Members are
+ * those that blk.c sets.  What it leaves alone has the same default in both.
+ */
+struct compat_queue_limits {
+	unsigned int features;
+	unsigned int logical_block_size;
+	unsigned int physical_block_size;
+	unsigned int io_min;
+	unsigned int io_opt;
+	unsigned int max_hw_sectors;
+	unsigned int max_segments;
+	unsigned int max_segment_size;
+	unsigned int dma_alignment;
+};
+
+#define BLK_FEAT_WRITE_CACHE	(1U << 0)
+#define BLK_FEAT_FUA		(1U << 1)
+
+static inline void
+compat_set_queue_limits(struct request_queue *q,
+			const struct compat_queue_limits *lim)
+{
+	/* Block sizes first: the others are rounded to them. */
+	blk_queue_logical_block_size(q, lim->logical_block_size);
+	blk_queue_physical_block_size(q, lim->physical_block_size);
+	blk_queue_io_min(q, lim->io_min);
+	blk_queue_io_opt(q, round_down(lim->io_opt,
+				       queue_physical_block_size(q)));
+	blk_queue_max_hw_sectors(q, lim->max_hw_sectors);
+	blk_queue_max_segments(q, lim->max_segments);
+	blk_queue_max_segment_size(q, lim->max_segment_size);
+	blk_queue_dma_alignment(q, lim->dma_alignment);
+	blk_queue_write_cache(q, lim->features & BLK_FEAT_WRITE_CACHE,
+			      lim->features & BLK_FEAT_FUA);
+	/* Today a disk rotates only if it says so. */
+	blk_queue_flag_set(QUEUE_FLAG_NONROT, q);
+}
+
+#define queue_limits compat_queue_limits
+#endif
+
+#endif /* _QCOW2_COMPAT_LINUX_BLKDEV_H */

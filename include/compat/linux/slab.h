@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef _QCOW2_COMPAT_LINUX_SLAB_H
+#define _QCOW2_COMPAT_LINUX_SLAB_H
+
+#include_next <linux/slab.h>
+
+/* 7.0 brought the kzalloc_obj() family, and some updates of older series did. */
+#ifndef kzalloc_obj
+#define __compat_second(first, second, ...) second
+/* With one argument the flags are GFP_KERNEL. */
+#define kzalloc_obj(obj, ...)						\
+	((typeof(obj) *)kzalloc(sizeof(obj),				\
+				__compat_second(obj, ##__VA_ARGS__,	\
+						GFP_KERNEL)))
+#endif
+
+#endif /* _QCOW2_COMPAT_LINUX_SLAB_H */
