@@ -85,7 +85,8 @@ void qcow2_cache_exit_pool(void)
 	mempool_destroy(slice_pool);
 }
 
-static struct qcow2_slice *slice_alloc(enum qcow2_slice_kind kind, u64 offset)
+static struct qcow2_slice *slice_alloc(struct qcow2_image *img,
+				       enum qcow2_slice_kind kind, u64 offset)
 {
 	struct qcow2_slice *slice = mempool_alloc(slice_pool, GFP_NOIO);
 
@@ -97,6 +98,7 @@ static struct qcow2_slice *slice_alloc(enum qcow2_slice_kind kind, u64 offset)
 	init_completion(&slice->loaded);
 	INIT_LIST_HEAD(&slice->lru);
 	INIT_LIST_HEAD(&slice->dirty);
+	seqcount_mutex_init(&slice->seq, &img->meta_lock);
 	return slice;
 }
 
@@ -253,11 +255,12 @@ static void load(struct qcow2_image *img, struct qcow2_slice *slice)
 }
 
 /* Gives the slice at @offset; *@mine says that the caller has to load it. */
-static struct qcow2_slice *insert(struct qcow2_cache *cache,
+static struct qcow2_slice *insert(struct qcow2_image *img,
 				  enum qcow2_slice_kind kind, u64 offset,
 				  bool *mine)
 {
-	struct qcow2_slice *slice, *new = slice_alloc(kind, offset);
+	struct qcow2_slice *slice, *new = slice_alloc(img, kind, offset);
+	struct qcow2_cache *cache = &img->cache;
 	int ret;
 
 	for (;;) {
@@ -292,7 +295,7 @@ struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
 	int ret;
 
 	if (!slice)
-		slice = insert(&img->cache, kind, offset, &mine);
+		slice = insert(img, kind, offset, &mine);
 	if (IS_ERR(slice))
 		return slice;
 	if (mine)

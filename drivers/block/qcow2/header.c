@@ -28,7 +28,7 @@
 #include "image.h"
 
 /* The bits that this driver serves; DIRTY and CORRUPT when read-only. */
-#define INCOMPAT_SERVED		0ULL
+#define INCOMPAT_SERVED		QCOW2_INCOMPAT_EXTL2
 #define INCOMPAT_SERVED_RO	(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT)
 
 struct known_feature {
@@ -45,8 +45,6 @@ static const struct known_feature known_features[] = {
 	  "image has an external data file, which this driver does not serve yet" },
 	{ QCOW2_INCOMPAT_COMPRESSION,
 	  "image uses a compression type other than zlib, which this driver does not serve yet" },
-	{ QCOW2_INCOMPAT_EXTL2,
-	  "image has extended L2 entries, which this driver does not serve yet" },
 };
 
 static int check_magic(const struct qcow2_disk_header *h,

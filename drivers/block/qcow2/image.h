@@ -13,6 +13,7 @@
 #include <linux/mutex.h>
 #include <linux/percpu-refcount.h>
 #include <linux/refcount.h>
+#include <linux/seqlock.h>
 #include <linux/spinlock.h>
 #include <linux/uio.h>
 #include <linux/wait.h>
@@ -159,6 +160,8 @@ enum qcow2_slice_flags {
  * @loaded: completes when @data or @error is valid
  * @lru: under the cache's lock
  * @dirty: under meta_lock, in the list of its kind
+ * @seq: written under meta_lock; lets readers see both words of an extended L2
+ *	entry at one moment
  * @data: one page, of which a slice's size is used, as on disk; changed under
  *	meta_lock, read with READ_ONCE by anyone with a reference or under RCU
  */
@@ -172,6 +175,7 @@ struct qcow2_slice {
 	struct completion loaded;
 	struct list_head lru;
 	struct list_head dirty;
+	seqcount_mutex_t seq;
 	__be64 *data;
 };
 

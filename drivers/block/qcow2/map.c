@@ -16,8 +16,8 @@
  * subclusters only.
  *
  * qcow2_map() is what reads use.  It takes no lock: an entry changes, with one
- * store, only after the data that it will refer to is in the file, so a
- * reader gets the old extent or the new one.
+ * store or under the slice's sequence count, only after the data that it will
+ * refer to is in the file, so a reader gets the old extent or the new one.
  */
 
 #include <linux/bits.h>
@@ -125,12 +125,18 @@ struct qcow2_l2_entry qcow2_get_l2_entry(const struct qcow2_geometry *geo,
 {
 	const __be64 *words = slice->data + index * geo->l2_entry_words;
 	struct qcow2_l2_entry entry = {};
+	unsigned int seq;
 
 	if (WARN_ON_ONCE(index >> geo->l2_slice_bits))
 		return entry;
 	entry.word = be64_to_cpu(READ_ONCE(words[0]));
-	if (qcow2_has_extl2(geo))
+	if (!qcow2_has_extl2(geo))
+		return entry;
+	do {
+		seq = read_seqcount_begin(&slice->seq);
+		entry.word = be64_to_cpu(READ_ONCE(words[0]));
 		entry.bitmap = be64_to_cpu(READ_ONCE(words[1]));
+	} while (read_seqcount_retry(&slice->seq, seq));
 	return entry;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_get_l2_entry);
@@ -153,9 +159,14 @@ void qcow2_set_l2_entry(const struct qcow2_geometry *geo,
 
 	if (WARN_ON_ONCE(index >> geo->l2_slice_bits))
 		return;
-	if (qcow2_has_extl2(geo))
-		WRITE_ONCE(words[1], cpu_to_be64(entry.bitmap));
+	if (!qcow2_has_extl2(geo)) {
+		WRITE_ONCE(words[0], cpu_to_be64(entry.word));
+		return;
+	}
+	write_seqcount_begin(&slice->seq);
 	WRITE_ONCE(words[0], cpu_to_be64(entry.word));
+	WRITE_ONCE(words[1], cpu_to_be64(entry.bitmap));
+	write_seqcount_end(&slice->seq);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_set_l2_entry);
 
