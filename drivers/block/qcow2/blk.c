@@ -24,6 +24,7 @@
 
 #define QUEUE_DEPTH		128
 #define MAX_REQUEST_BYTES	SZ_1M
+#define MAX_DISCARD_BYTES	SZ_1G
 
 /**
  * struct qcow2_request - pdu of a request
@@ -112,6 +113,15 @@ static blk_status_t set_io(struct qcow2_request *req)
 	case REQ_OP_WRITE:
 		req->io.op = QCOW2_OP_WRITE;
 		ret = set_iter(req, ITER_SOURCE);
+		break;
+	case REQ_OP_DISCARD:
+		req->io.op = QCOW2_OP_DISCARD;
+		req->io.bytes = blk_rq_bytes(rq);
+		break;
+	case REQ_OP_WRITE_ZEROES:
+		req->io.op = QCOW2_OP_WRITE_ZEROES;
+		req->io.bytes = blk_rq_bytes(rq);
+		req->io.unmap = !(rq->cmd_flags & REQ_NOUNMAP);
 		break;
 	case REQ_OP_FLUSH:
 		req->io.op = QCOW2_OP_FLUSH;
@@ -238,6 +248,9 @@ static void set_limits(const struct qcow2_image *img, struct queue_limits *lim)
 	lim->max_segments = MAX_REQUEST_BYTES / PAGE_SIZE;
 	lim->max_segment_size = MAX_REQUEST_BYTES;
 	lim->dma_alignment = block - 1;
+	lim->discard_granularity = 1U << img->geo.subcluster_bits;
+	lim->max_hw_discard_sectors = MAX_DISCARD_BYTES >> SECTOR_SHIFT;
+	lim->max_write_zeroes_sectors = MAX_DISCARD_BYTES >> SECTOR_SHIFT;
 	lim->features = BLK_FEAT_WRITE_CACHE | BLK_FEAT_FUA;
 }
 

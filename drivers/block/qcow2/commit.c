@@ -499,9 +499,11 @@ static void release_kick(struct qcow2_image *img)
 	percpu_ref_kill(&old->ref);
 }
 
-static int drop_reference(struct qcow2_image *img, u64 offset)
+/* Lowers a cluster's refcount, or only looks at it, loading what that needs. */
+static int with_refcount(struct qcow2_image *img, u64 cluster,
+			 int (*what)(struct qcow2_image *img, u64 cluster,
+				     struct qcow2_slice *slice))
 {
-	u64 cluster = offset >> img->geo.cluster_bits;
 	struct qcow2_need need = {};
 	struct qcow2_slice *slice;
 	int ret;
@@ -510,7 +512,7 @@ static int drop_reference(struct qcow2_image *img, u64 offset)
 		mutex_lock(&img->meta_lock);
 		ret = qcow2_refcount_slice(img, cluster, &need, &slice);
 		if (!ret) {
-			ret = qcow2_refcount_dec(img, cluster, slice);
+			ret = what(img, cluster, slice);
 			qcow2_slice_put(slice);
 		}
 		mutex_unlock(&img->meta_lock);
@@ -519,7 +521,7 @@ static int drop_reference(struct qcow2_image *img, u64 offset)
 		if (need.kind != QCOW2_NEED_SLICE) {
 			ret = qcow2_image_fail(img, -EUCLEAN,
 					       "no refcount block counts the cluster at offset 0x%llx, though it was in use",
-					       offset);
+					       cluster << img->geo.cluster_bits);
 			break;
 		}
 		ret = qcow2_need_meet(img, &need);
@@ -528,6 +530,56 @@ static int drop_reference(struct qcow2_image *img, u64 offset)
 	}
 	qcow2_need_done(&need);
 	return ret;
+}
+
+static int refcount_is_one(struct qcow2_image *img, u64 cluster,
+			   struct qcow2_slice *slice)
+{
+	u32 index = cluster & (BIT_ULL(img->geo.refslice_bits) - 1);
+
+	return qcow2_get_refcount(slice->data, img->geo.refcount_order,
+				  index) == 1;
+}
+
+/* How many clusters from the first on follow each other and have one user. */
+static u32 count_last_users(struct qcow2_image *img, const u64 *offsets,
+			    u32 nr)
+{
+	u32 i;
+
+	if (test_bit(QCOW2_IMAGE_KEEP_SPACE, &img->flags))
+		return 0;
+	for (i = 0; i < nr; i++) {
+		u64 expected = offsets[0] + ((u64)i << img->geo.cluster_bits);
+
+		if (offsets[i] != expected ||
+		    with_refcount(img, expected >> img->geo.cluster_bits,
+				  refcount_is_one) != 1)
+			break;
+	}
+	return i;
+}
+
+/*
+ * Drops some references, and says how many.  What is about to become free is
+ * punched first, while its refcount still keeps others from taking it: a hole
+ * can then never hit data that was written later.  That a hole could not be
+ * made costs space only.
+ */
+static u32 drop_references(struct qcow2_image *img, const u64 *offsets, u32 nr)
+{
+	u32 cluster_bits = img->geo.cluster_bits;
+	u32 i, last_users = count_last_users(img, offsets, nr);
+
+	if (last_users)
+		qcow2_file_punch(img->file, offsets[0],
+				 (u64)last_users << cluster_bits);
+	nr = max(last_users, 1U);
+	/* An error leaves a leak and has been logged. */
+	for (i = 0; i < nr; i++)
+		with_refcount(img, offsets[i] >> cluster_bits,
+			      qcow2_refcount_dec);
+	return nr;
 }
 
 static void free_drops(struct list_head *list)
@@ -546,12 +598,12 @@ static void release_work(struct work_struct *work)
 					       release_work);
 	struct qcow2_drop *drop;
 	LIST_HEAD(applied);
-	unsigned int i;
+	u32 i;
 
-	/* An error leaves a leak and has been logged. */
 	list_for_each_entry(drop, &img->draining, link)
-		for (i = 0; i < drop->nr; i++)
-			drop_reference(img, drop->offsets[i]);
+		for (i = 0; i < drop->nr;)
+			i += drop_references(img, &drop->offsets[i],
+					     drop->nr - i);
 	percpu_ref_reinit(&img->epochs[!img->epoch].ref);
 	mutex_lock(&img->meta_lock);
 	list_splice_init(&img->draining, &applied);

@@ -41,6 +41,7 @@
  * @wq: where the rest of a short transfer is submitted
  * @flags: enum qcow2_file_flags
  * @align: offset, length and memory of a transfer are multiples of this
+ * @cannot_punch: its file system has no holes
  */
 struct qcow2_file {
 	struct file *filp;
@@ -48,6 +49,7 @@ struct qcow2_file {
 	struct workqueue_struct *wq;
 	unsigned int flags;
 	unsigned int align;
+	bool cannot_punch;
 };
 
 /*
@@ -318,6 +320,34 @@ int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes)
 		bytes -= n;
 	}
 	return 0;
+}
+
+/**
+ * qcow2_file_punch() - give the space of a part of the file back
+ * @file: the file
+ * @offset: byte offset, aligned
+ * @bytes: length, aligned
+ *
+ * The part reads as zeroes afterwards, or as before if this fails.
+ *
+ * Context: sleeps.
+ * Return: 0 or a negative errno; -EOPNOTSUPP then is said at once each time.
+ */
+int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes)
+{
+	unsigned int old;
+	int ret;
+
+	if (READ_ONCE(file->cannot_punch))
+		return -EOPNOTSUPP;
+	old = enter_fs();
+	ret = vfs_fallocate(file->filp,
+			    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			    offset, bytes);
+	leave_fs(old);
+	if (ret == -EOPNOTSUPP)
+		WRITE_ONCE(file->cannot_punch, true);
+	return ret;
 }
 
 /**

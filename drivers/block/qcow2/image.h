@@ -216,12 +216,14 @@ void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes);
  * @QCOW2_IMAGE_READ_ONLY: attached so; never changes
  * @QCOW2_IMAGE_NEEDS_CHECK: metadata could not be written or is damaged; no
  *	more guest writes.  Set once, never cleared.
+ * @QCOW2_IMAGE_KEEP_SPACE: freed clusters are not punched; never changes
  * @QCOW2_IMAGE_WRITTEN: the header is prepared for writes of ours (autoclear
  *	features).  Set once under grow_lock.
  */
 enum qcow2_image_flags {
 	QCOW2_IMAGE_READ_ONLY,
 	QCOW2_IMAGE_NEEDS_CHECK,
+	QCOW2_IMAGE_KEEP_SPACE,
 	QCOW2_IMAGE_WRITTEN,
 };
 
@@ -368,11 +370,16 @@ int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
  * enum qcow2_op - what a guest operation does
  * @QCOW2_OP_READ: read
  * @QCOW2_OP_WRITE: write
+ * @QCOW2_OP_DISCARD: the guest does not need the bytes any more; what of them
+ *	fills subclusters reads as zeroes afterwards
+ * @QCOW2_OP_WRITE_ZEROES: the bytes read as zeroes afterwards
  * @QCOW2_OP_FLUSH: make all completed writes durable
  */
 enum qcow2_op {
 	QCOW2_OP_READ,
 	QCOW2_OP_WRITE,
+	QCOW2_OP_DISCARD,
+	QCOW2_OP_WRITE_ZEROES,
 	QCOW2_OP_FLUSH,
 };
 
@@ -392,9 +399,12 @@ struct qcow2_part {
  * struct qcow2_io - one guest operation
  * @img: the image
  * @op: what to do
- * @fua: for a write: durable when it completes
+ * @fua: for writes: durable when it completes
+ * @unmap: for a write zeroes: the host clusters may be freed
  * @offset: guest offset in bytes; moves forward as the operation proceeds
- * @iter: bvecs of the guest's data, whose count is the length; likewise
+ * @bytes: for a discard or write zeroes: its length; becomes what is left
+ * @iter: for a read or write: bvecs of the guest's data, whose count is the
+ *	length; likewise
  * @done: called once, in any context; must not sleep.  @error has the result.
  * @error: 0 or a negative errno
  *
@@ -405,7 +415,9 @@ struct qcow2_io {
 	struct qcow2_image *img;
 	enum qcow2_op op;
 	bool fua;
+	bool unmap;
 	u64 offset;
+	u64 bytes;
 	struct iov_iter iter;
 	void (*done)(struct qcow2_io *io);
 	int error;
@@ -515,6 +527,9 @@ qcow2_get_subcluster_type(const struct qcow2_geometry *geo,
 int qcow2_check_l2_entry(const struct qcow2_geometry *geo,
 			 struct qcow2_l2_entry entry);
 int qcow2_check_l1_entry(const struct qcow2_geometry *geo, u64 entry);
+struct qcow2_need;
+int qcow2_own_l2_slice(struct qcow2_image *img, u64 guest_offset,
+		       struct qcow2_need *need, struct qcow2_slice **slice);
 int qcow2_refuse_compressed(struct qcow2_image *img, u64 guest_offset);
 int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	      struct qcow2_extent *extent);
@@ -573,6 +588,12 @@ int __init qcow2_cow_init_pool(void);
 void qcow2_cow_exit_pool(void);
 int qcow2_perform_cow(struct qcow2_image *img,
 		      const struct qcow2_l2_meta *meta);
+
+/* ---- discard.c ---- */
+
+int __init qcow2_discard_init(void);
+void qcow2_discard(struct qcow2_io *io);
+void qcow2_write_zeroes(struct qcow2_io *io);
 
 /* ---- alloc.c: free clusters, and what an allocation lacks ---- */
 

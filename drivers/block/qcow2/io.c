@@ -140,7 +140,7 @@ void qcow2_part_submit(struct qcow2_part *part, u64 host_offset, size_t bytes)
 
 	part->fio.file = io->img->file;
 	part->fio.offset = host_offset;
-	part->fio.write = io->op == QCOW2_OP_WRITE;
+	part->fio.write = io->op != QCOW2_OP_READ;
 	part->fio.done = part_done;
 	qcow2_io_slice_iter(io, bytes, &part->fio.iter);
 	qcow2_io_get(io);
@@ -182,6 +182,12 @@ static void run_io(struct work_struct *work)
 		break;
 	case QCOW2_OP_WRITE:
 		qcow2_write(io);
+		break;
+	case QCOW2_OP_DISCARD:
+		qcow2_discard(io);
+		break;
+	case QCOW2_OP_WRITE_ZEROES:
+		qcow2_write_zeroes(io);
 		break;
 	case QCOW2_OP_FLUSH:
 		qcow2_io_set_error(io, qcow2_commit(io->img));

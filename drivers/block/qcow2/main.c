@@ -12,7 +12,7 @@
 /**
  * struct stage - a step of loading the module
  * @init: does it
- * @exit: undoes it
+ * @exit: undoes it, NULL if there is nothing to undo
  */
 struct stage {
 	int (*init)(void);
@@ -24,6 +24,7 @@ static const struct stage stages[] __initconst = {
 	{ qcow2_io_init_pool, qcow2_io_exit_pool },
 	{ qcow2_write_init_pool, qcow2_write_exit_pool },
 	{ qcow2_cow_init_pool, qcow2_cow_exit_pool },
+	{ qcow2_discard_init, NULL },
 	{ qcow2_ctl_init, qcow2_ctl_exit },
 };
 
@@ -39,7 +40,8 @@ static int __init qcow2_init(void)
 	if (!ret)
 		return 0;
 	while (--i >= 0)
-		stages[i].exit();
+		if (stages[i].exit)
+			stages[i].exit();
 	return ret;
 }
 

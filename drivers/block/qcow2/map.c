@@ -295,6 +295,41 @@ int qcow2_check_l1_entry(const struct qcow2_geometry *geo, u64 entry)
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_check_l1_entry);
 
+/**
+ * qcow2_own_l2_slice() - find the slice with an entry that is to be changed
+ * @img: the image
+ * @guest_offset: in bytes
+ * @need: says what is missing after -EAGAIN, maybe the L2 table itself
+ * @slice: the slice, with a reference; its table has no other users
+ *
+ * QEMU: get_cluster_table().
+ *
+ * Context: meta_lock held.
+ * Return: 0, -EAGAIN, or -EUCLEAN.
+ */
+int qcow2_own_l2_slice(struct qcow2_image *img, u64 guest_offset,
+		       struct qcow2_need *need, struct qcow2_slice **slice)
+{
+	u32 l1_index = qcow2_l1_index(&img->geo, guest_offset);
+	u64 l1 = img->l1[l1_index];
+	u64 offset;
+
+	lockdep_assert_held(&img->meta_lock);
+	if (!(l1 & QCOW2_OFLAG_COPIED))
+		return qcow2_need_growth(need, QCOW2_NEED_L2_TABLE, l1_index);
+	if (qcow2_check_l1_entry(&img->geo, l1) || !(l1 & QCOW2_OFFSET_MASK))
+		return qcow2_image_fail(img, -EUCLEAN,
+					"damaged L1 entry %u: 0x%016llx",
+					l1_index, l1);
+	offset = qcow2_l2_slice_offset(&img->geo, l1 & QCOW2_OFFSET_MASK,
+				       guest_offset);
+	*slice = qcow2_slice_find(img, QCOW2_SLICE_L2, offset);
+	if (!*slice)
+		return qcow2_need_slice(need, QCOW2_SLICE_L2, offset);
+	return PTR_ERR_OR_ZERO(*slice);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_own_l2_slice);
+
 /*
  * Extents.
  */

@@ -108,8 +108,7 @@ static u64 meta_cow_end(const struct qcow2_l2_meta *meta)
  * Return: 0, with *@bytes 0 if the pass must end here; -EINPROGRESS if it must
  * wait and has nothing yet.
  */
-VISIBLE_IF_KUNIT int handle_dependencies(struct qcow2_pass *pass,
-					 u64 guest_offset, u64 *bytes)
+int handle_dependencies(struct qcow2_pass *pass, u64 guest_offset, u64 *bytes)
 {
 	const struct qcow2_geometry *geo = &pass->img->geo;
 	struct qcow2_l2_meta *meta;
@@ -494,30 +493,6 @@ VISIBLE_IF_KUNIT int handle_alloc(struct qcow2_pass *pass,
 }
 EXPORT_SYMBOL_IF_KUNIT(handle_alloc);
 
-/* The L2 slice with the entry of @guest_offset, in a table of our own. */
-static int find_l2_slice(struct qcow2_pass *pass, u64 guest_offset,
-			 struct qcow2_slice **slice)
-{
-	struct qcow2_image *img = pass->img;
-	u32 l1_index = qcow2_l1_index(&img->geo, guest_offset);
-	u64 l1 = img->l1[l1_index];
-	u64 offset;
-
-	if (!(l1 & QCOW2_OFLAG_COPIED))
-		return qcow2_need_growth(&pass->need, QCOW2_NEED_L2_TABLE,
-					 l1_index);
-	if (qcow2_check_l1_entry(&img->geo, l1) || !(l1 & QCOW2_OFFSET_MASK))
-		return qcow2_image_fail(img, -EUCLEAN,
-					"damaged L1 entry %u: 0x%016llx",
-					l1_index, l1);
-	offset = qcow2_l2_slice_offset(&img->geo, l1 & QCOW2_OFFSET_MASK,
-				       guest_offset);
-	*slice = qcow2_slice_find(img, QCOW2_SLICE_L2, offset);
-	if (!*slice)
-		return qcow2_need_slice(&pass->need, QCOW2_SLICE_L2, offset);
-	return PTR_ERR_OR_ZERO(*slice);
-}
-
 static int check_first_entry(struct qcow2_pass *pass, struct qcow2_slice *slice,
 			     u64 guest_offset)
 {
@@ -549,7 +524,7 @@ static int take_run(struct qcow2_pass *pass, u64 guest_offset, u64 *bytes)
 	ret = handle_dependencies(pass, guest_offset, bytes);
 	if (ret || !*bytes)
 		return ret;
-	ret = find_l2_slice(pass, guest_offset, &slice);
+	ret = qcow2_own_l2_slice(pass->img, guest_offset, &pass->need, &slice);
 	if (ret)
 		return ret;
 	ret = check_first_entry(pass, slice, guest_offset);
@@ -852,7 +827,14 @@ static int write_next(struct qcow2_io *io)
 	return ret;
 }
 
-static int may_write(struct qcow2_image *img)
+/**
+ * qcow2_may_write() - is the image fit for changes, and is there room for them?
+ * @img: the image
+ *
+ * Context: sleeps, may do I/O.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_may_write(struct qcow2_image *img)
 {
 	if (qcow2_image_read_only(img))
 		return -EROFS;
@@ -868,6 +850,21 @@ static int may_write(struct qcow2_image *img)
 }
 
 /**
+ * qcow2_write_some() - write a prefix of an operation's data
+ * @io: the operation, which is advanced
+ *
+ * Context: on the image's workqueue.
+ * Return: 0; -EINPROGRESS, then the operation is not the caller's any more;
+ * or another negative errno.
+ */
+int qcow2_write_some(struct qcow2_io *io)
+{
+	int ret = qcow2_may_write(io->img);
+
+	return ret ?: write_next(io);
+}
+
+/**
  * qcow2_write() - carry out a write, or what is left of it
  * @io: the operation
  *
@@ -879,10 +876,8 @@ void qcow2_write(struct qcow2_io *io)
 {
 	int ret = 0;
 
-	while (!ret && iov_iter_count(&io->iter)) {
-		ret = may_write(io->img);
-		ret = ret ?: write_next(io);
-	}
+	while (!ret && iov_iter_count(&io->iter))
+		ret = qcow2_write_some(io);
 	if (ret == -EINPROGRESS)
 		return;		/* not ours any more */
 	qcow2_io_set_error(io, ret);

@@ -30,8 +30,26 @@ struct qcow2_pass {
 	struct qcow2_need need;
 };
 
-#if IS_ENABLED(CONFIG_KUNIT)
+/**
+ * struct qcow2_zeroing - a run of subclusters of a cluster that become zeroes
+ * @first: first subcluster
+ * @end: behind the last
+ * @keep: the host cluster is to be kept
+ */
+struct qcow2_zeroing {
+	u32 first;
+	u32 end;
+	bool keep;
+};
+
 int handle_dependencies(struct qcow2_pass *pass, u64 guest_offset, u64 *bytes);
+int qcow2_may_write(struct qcow2_image *img);
+int qcow2_write_some(struct qcow2_io *io);
+
+#if IS_ENABLED(CONFIG_KUNIT)
+struct qcow2_l2_entry zeroed_entry(const struct qcow2_geometry *geo,
+				   struct qcow2_l2_entry old,
+				   const struct qcow2_zeroing *z);
 bool cluster_needs_new_alloc(const struct qcow2_geometry *geo, u64 word);
 u32 count_single_write_clusters(const struct qcow2_geometry *geo,
 				const struct qcow2_slice *slice, u32 index,

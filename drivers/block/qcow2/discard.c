@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Discard and write zeroes.
+ */
+
+/**
+ * DOC: discard and write zeroes
+ *
+ * Both make whole subclusters read as zeroes by changing their L2 entries; the
+ * bytes of a write zeroes that do not fill a subcluster are written, those of
+ * a discard are left alone.  Without extended L2 entries a subcluster is the
+ * cluster.
+ *
+ * A cluster of which nothing is left loses its place in the file, unless the
+ * request or the user wants it kept: the entry becomes ZERO without an offset
+ * (in version 2, which has no such entry, 0, as there is no backing file), and
+ * the reference is dropped, punched and reused by the steps in DOC: commit.  A
+ * cluster that is kept has its entry marked ZERO (its subclusters' zero bits).
+ *
+ * If there's a crash, then: an entry that reached the file reads as zeroes, one
+ * that did not as before, and the cluster of the latter is untouched, because
+ * it is only freed when the change is durable.
+ */
+
+#include <linux/align.h>
+#include <linux/bvec.h>
+#include <linux/errno.h>
+#include <linux/init.h>
+#include <linux/minmax.h>
+#include <linux/mm.h>
+
+#include "image.h"
+#include "write.h"
+
+/* Clusters whose entries change under one hold of meta_lock. */
+#define STEP_CLUSTERS	256
+
+/* Zeroes for the head or tail of a write zeroes: less than a cluster. */
+#define ZERO_BVECS	(BIT(QCOW2_MAX_CLUSTER_BITS) / PAGE_SIZE)
+static struct bio_vec zero_bvecs[ZERO_BVECS];
+
+/**
+ * qcow2_discard_init() - at load: prepare the zeroes
+ *
+ * Return: 0.
+ */
+int __init qcow2_discard_init(void)
+{
+	int i;
+
+	for (i = 0; i < ZERO_BVECS; i++)
+		bvec_set_page(&zero_bvecs[i], ZERO_PAGE(0), PAGE_SIZE, 0);
+	return 0;
+}
+
+/*
+ * Entries.
+ */
+
+static struct qcow2_l2_entry zeroed_plain(const struct qcow2_geometry *geo,
+					  struct qcow2_l2_entry old,
+					  const struct qcow2_zeroing *z)
+{
+	struct qcow2_l2_entry new = {};
+
+	if (qcow2_has_extl2(geo))
+		new.bitmap = (old.bitmap & ~(u64)U32_MAX) |
+			     QCOW2_SUB_RANGE(z->first, z->end) << 32;
+	else if (geo->version > 2)
+		new.word = QCOW2_OFLAG_ZERO;
+	return new;
+}
+
+/**
+ * zeroed_entry() - an L2 entry as it shall be when subclusters become zeroes
+ * @geo: geometry
+ * @old: the entry as it is; sound, and not compressed
+ * @z: which subclusters, and whether the host cluster is to be kept
+ *
+ * QEMU: discard_in_l2_slice(), zero_in_l2_slice(), zero_l2_subclusters().
+ * With the whole cluster unused the entry loses its offset, unless it is to be
+ * kept.  A version 2 entry cannot be kept; the caller does not ask for it.
+ *
+ * Return: the entry.
+ */
+VISIBLE_IF_KUNIT struct qcow2_l2_entry
+zeroed_entry(const struct qcow2_geometry *geo, struct qcow2_l2_entry old,
+	     const struct qcow2_zeroing *z)
+{
+	struct qcow2_l2_entry new = old;
+	u64 range = QCOW2_SUB_RANGE(z->first, z->end);
+
+	if (!qcow2_has_extl2(geo)) {
+		if (!z->keep)
+			return zeroed_plain(geo, old, z);
+		new.word |= QCOW2_OFLAG_ZERO;
+		return new;
+	}
+	new.bitmap = (old.bitmap & ~range) | range << 32;
+	if (!z->keep && !(u32)new.bitmap)
+		return zeroed_plain(geo, old, z);
+	return new;
+}
+EXPORT_SYMBOL_IF_KUNIT(zeroed_entry);
+
+/* The subclusters of cluster @start that @offset to @end - 1 fill. */
+static struct qcow2_zeroing zeroing_of(const struct qcow2_geometry *geo, u64 start,
+				 u64 offset, u64 end)
+{
+	u64 last = start + geo->cluster_bytes;
+
+	return (struct qcow2_zeroing) {
+		.first = (max(offset, start) - start) >> geo->subcluster_bits,
+		.end = (min(end, last) - start) >> geo->subcluster_bits,
+	};
+}
+
+/*
+ * A step: some clusters of one slice.
+ */
+
+/**
+ * struct step - a run of clusters to be zeroed under one hold of meta_lock
+ * @img: the image
+ * @offset: guest offset, aligned to a subcluster
+ * @end: guest offset behind it, likewise
+ * @keep: host clusters shall be kept
+ * @skip_compressed: leave compressed clusters alone instead of failing
+ * @drop: record for the host clusters that lose their reference
+ * @pass: to find what is in flight, and what is missing
+ */
+struct step {
+	struct qcow2_image *img;
+	u64 offset;
+	u64 end;
+	bool keep;
+	bool skip_compressed;
+	struct qcow2_drop *drop;
+	struct qcow2_pass pass;
+};
+
+/* Without a backing file what has no host cluster reads as zeroes already. */
+static bool is_zero_already(struct qcow2_l2_entry entry)
+{
+	return !(entry.word & (QCOW2_OFFSET_MASK | QCOW2_OFLAG_COMPRESSED));
+}
+
+static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
+{
+	const struct qcow2_geometry *geo = &step->img->geo;
+	u32 index = qcow2_l2_slice_index(geo, start);
+	struct qcow2_l2_entry old = qcow2_get_l2_entry(geo, slice, index);
+	struct qcow2_zeroing z = zeroing_of(geo, start, step->offset, step->end);
+	struct qcow2_l2_entry new;
+
+	if (qcow2_check_l2_entry(geo, old))
+		return qcow2_image_fail(step->img, -EUCLEAN,
+					"damaged L2 entry 0x%016llx of guest offset 0x%llx",
+					old.word, start);
+	if (is_zero_already(old))
+		return 0;
+	if (old.word & QCOW2_OFLAG_COMPRESSED)
+		return step->skip_compressed ? 0 :
+		       qcow2_refuse_compressed(step->img, start);
+	z.keep = step->keep;
+	new = zeroed_entry(geo, old, &z);
+	if (new.word == old.word && new.bitmap == old.bitmap)
+		return 0;
+	qcow2_set_l2_entry(geo, slice, index, new);
+	qcow2_slice_mark_dirty(step->img, slice);
+	if (!(new.word & QCOW2_OFFSET_MASK))
+		step->drop->offsets[step->drop->nr++] =
+			old.word & QCOW2_OFFSET_MASK;
+	return 0;
+}
+
+static int zero_in_slice(struct step *step, struct qcow2_slice *slice)
+{
+	const struct qcow2_geometry *geo = &step->img->geo;
+	u64 start = qcow2_cluster_start(geo, step->offset);
+	int ret = 0;
+
+	for (; start < step->end && !ret; start += geo->cluster_bytes)
+		ret = zero_cluster(step, slice, start);
+	return ret;
+}
+
+/* Bytes that one hold of meta_lock covers at most. */
+static u64 step_bytes(const struct qcow2_geometry *geo, u64 offset)
+{
+	u64 bytes = (u64)STEP_CLUSTERS << geo->cluster_bits;
+
+	bytes -= qcow2_into_cluster(geo, offset);
+	return min(bytes, qcow2_to_slice_end(geo, offset));
+}
+
+static int try_step(struct step *step)
+{
+	struct qcow2_image *img = step->img;
+	u64 bytes = step->end - step->offset;
+	struct qcow2_slice *slice;
+	u64 l1;
+	int ret;
+
+	lockdep_assert_held(&img->meta_lock);
+	ret = handle_dependencies(&step->pass, step->offset, &bytes);
+	if (ret)
+		return ret;
+	step->end = step->offset + bytes;
+	l1 = img->l1[qcow2_l1_index(&img->geo, step->offset)];
+	if (!(l1 & QCOW2_OFFSET_MASK))
+		return 0;
+	ret = qcow2_own_l2_slice(img, step->offset, &step->pass.need, &slice);
+	if (ret)
+		return ret;
+	ret = zero_in_slice(step, slice);
+	qcow2_slice_put(slice);
+	if (step->drop->nr) {
+		qcow2_drop_later(img, step->drop);
+		step->drop = NULL;
+	}
+	return ret;
+}
+
+/* Zeroes from @step's offset on; on return its end says how far it came. */
+static int take_step(struct step *step, struct qcow2_io *io)
+{
+	struct qcow2_image *img = step->img;
+	u64 end = step->end;
+	int ret;
+
+	step->drop = qcow2_drop_alloc(STEP_CLUSTERS);
+	if (!step->drop)
+		return -ENOMEM;
+	step->drop->nr = 0;
+	for (;;) {
+		step->end = end;
+		mutex_lock(&img->meta_lock);
+		ret = try_step(step);
+		if (ret == -EINPROGRESS)
+			list_add_tail(&io->wait, &step->pass.blocker->waiters);
+		mutex_unlock(&img->meta_lock);
+		if (ret != -EAGAIN)
+			break;
+		ret = qcow2_need_meet(img, &step->pass.need);
+		if (ret)
+			break;
+	}
+	qcow2_need_done(&step->pass.need);
+	kvfree(step->drop);
+	return ret;
+}
+
+/* Zeroes whole subclusters, as many as one step can, up to @end. */
+static int zero_some(struct qcow2_io *io, u64 end, bool keep)
+{
+	struct qcow2_image *img = io->img;
+	struct step step = {
+		.img = img,
+		.offset = io->offset,
+		.end = io->offset + min(end - io->offset,
+					step_bytes(&img->geo, io->offset)),
+		.keep = keep,
+		.skip_compressed = io->op == QCOW2_OP_DISCARD,
+		.pass = { .img = img },
+	};
+	int ret;
+
+	ret = qcow2_may_write(img);
+	ret = ret ?: take_step(&step, io);
+	if (ret)
+		return ret;
+	io->bytes -= min(io->bytes, step.end - io->offset);
+	io->offset = step.end;
+	return 0;
+}
+
+/*
+ * Operations.
+ */
+
+/* The end of the virtual disk counts as the end of its last cluster. */
+static u64 end_of(const struct qcow2_geometry *geo, const struct qcow2_io *io)
+{
+	u64 end = io->offset + io->bytes;
+
+	return end == geo->virtual_bytes ?
+	       ALIGN(end, (u64)geo->cluster_bytes) : end;
+}
+
+static void finish(struct qcow2_io *io, int ret)
+{
+	if (ret == -EINPROGRESS)
+		return;		/* not ours any more */
+	qcow2_io_set_error(io, ret);
+	qcow2_io_put(io);
+}
+
+/**
+ * qcow2_discard() - carry out a discard, or what is left of it
+ * @io: the operation
+ *
+ * QEMU: qcow2_co_pdiscard(), but here the subclusters at both ends count.
+ *
+ * Context: on the image's workqueue.
+ */
+void qcow2_discard(struct qcow2_io *io)
+{
+	const struct qcow2_geometry *geo = &io->img->geo;
+	u64 subcluster = BIT_ULL(geo->subcluster_bits);
+	u64 end = ALIGN_DOWN(end_of(geo, io), subcluster);
+	u64 skip = ALIGN(io->offset, subcluster) - io->offset;
+	int ret = 0;
+
+	io->offset += skip;
+	io->bytes -= min(io->bytes, skip);
+	while (!ret && io->offset < end)
+		ret = zero_some(io, end, false);
+	finish(io, ret);
+}
+
+/* Head or tail: writes up to the next subcluster's start. */
+static int write_some(struct qcow2_io *io)
+{
+	u64 subcluster = BIT_ULL(io->img->geo.subcluster_bits);
+	u64 bytes = ALIGN(io->offset + 1, subcluster) - io->offset;
+	u64 before = io->offset;
+	int ret;
+
+	bytes = min(bytes, io->bytes);
+	iov_iter_bvec(&io->iter, ITER_SOURCE, zero_bvecs, ZERO_BVECS, bytes);
+	ret = qcow2_write_some(io);
+	if (!ret)
+		io->bytes -= io->offset - before;
+	return ret;
+}
+
+/* Reads as zeroes already, so that a head or tail need not be written? */
+static int skip_zeroes(struct qcow2_io *io, u64 *bytes)
+{
+	struct qcow2_extent extent;
+	int ret;
+
+	ret = qcow2_map(io->img, io->offset, *bytes, &extent);
+	*bytes = 0;
+	if (ret)
+		return ret;
+	if (extent.type != QCOW2_SUBCLUSTER_NORMAL &&
+	    extent.type != QCOW2_SUBCLUSTER_COMPRESSED)
+		*bytes = extent.bytes;
+	return 0;
+}
+
+static int zero_next(struct qcow2_io *io)
+{
+	const struct qcow2_geometry *geo = &io->img->geo;
+	u64 subcluster = BIT_ULL(geo->subcluster_bits);
+	u64 end = ALIGN_DOWN(end_of(geo, io), subcluster);
+	/* Version 2 has no entry for a cluster that is kept, but zero. */
+	bool by_entry = io->unmap || geo->version > 2;
+	u64 bytes = io->bytes;
+	int ret;
+
+	if (by_entry && !(io->offset & (subcluster - 1)) && io->offset < end)
+		return zero_some(io, end, !io->unmap);
+	ret = skip_zeroes(io, &bytes);
+	if (ret || !bytes)
+		return ret ?: write_some(io);
+	io->offset += bytes;
+	io->bytes -= bytes;
+	return 0;
+}
+
+/**
+ * qcow2_write_zeroes() - carry out a write zeroes, or what is left of it
+ * @io: the operation
+ *
+ * QEMU: qcow2_co_pwrite_zeroes(), but here heads and tails are written.
+ *
+ * Context: on the image's workqueue.
+ */
+void qcow2_write_zeroes(struct qcow2_io *io)
+{
+	int ret = 0;
+
+	while (!ret && io->bytes)
+		ret = zero_next(io);
+	io->must_commit |= io->fua;
+	finish(io, ret);
+}
