@@ -65,14 +65,17 @@ static int gather_bvecs(struct qcow2_request *req, unsigned int nr)
 {
 	struct request *rq = blk_mq_rq_from_pdu(req);
 	struct req_iterator iter;
-	struct bio_vec bv, *next;
+	struct bio_vec bv, *bvecs;
+	unsigned int i = 0;
 
-	next = kmalloc_array(nr, sizeof(*next), GFP_NOIO | __GFP_NOWARN);
-	if (!next)
+	bvecs = kmalloc_array(nr, sizeof(*bvecs), GFP_NOIO | __GFP_NOWARN);
+	if (!bvecs)
 		return -ENOMEM;
-	req->bvecs = next;
-	rq_for_each_bvec(bv, rq, iter)
-		*next++ = bv;
+	rq_for_each_bvec(bv, rq, iter) {
+		bvecs[i] = bv;
+		i++;
+	}
+	req->bvecs = bvecs;
 	return 0;
 }
 
@@ -297,7 +300,7 @@ static int alloc_gendisk(struct qcow2_disk *disk, int index)
 struct qcow2_disk *qcow2_disk_add(struct qcow2_image *img, int index,
 				  struct qcow2_reason *why)
 {
-	struct qcow2_disk *disk = kzalloc(sizeof(*disk), GFP_KERNEL);
+	struct qcow2_disk *disk = kzalloc_obj(*disk);
 	int ret = -ENOMEM;
 
 	if (!disk)

@@ -45,7 +45,7 @@ static mempool_t *slice_pool;
 
 static void *slice_pool_alloc(gfp_t gfp, void *unused)
 {
-	struct qcow2_slice *slice = kzalloc(sizeof(*slice), gfp);
+	struct qcow2_slice *slice = kzalloc_obj(*slice, gfp);
 
 	if (!slice)
 		return NULL;
@@ -118,6 +118,7 @@ void qcow2_slice_put(struct qcow2_slice *slice)
 	if (slice && refcount_dec_and_test(&slice->refs))
 		call_rcu(&slice->rcu, slice_free_rcu);
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_slice_put);
 
 /*
  * LRU.
@@ -372,6 +373,7 @@ void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes)
 		qcow2_slice_put(slice);
 	}
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_cache_forget);
 
 /*
  * The cache of an image.

@@ -107,7 +107,7 @@ static void free_copies(struct list_head *list)
 
 static struct copy *alloc_copy(gfp_t gfp)
 {
-	struct copy *copy = kzalloc(sizeof(*copy), gfp);
+	struct copy *copy = kzalloc_obj(*copy, gfp);
 
 	if (!copy)
 		return NULL;
@@ -252,8 +252,9 @@ static int commit_failed(struct qcow2_image *img, int error)
 		pr_err_ratelimited("qcow2: %s: no space for metadata in the image file; what was not flushed is kept in memory\n",
 				   img->name);
 	else
-		img->commit_error = qcow2_image_fail(img, error,
-				"cannot write metadata; what was not flushed is lost");
+		img->commit_error =
+			qcow2_image_fail(img, error,
+					 "cannot write metadata; what was not flushed is lost");
 	return error;
 }
 

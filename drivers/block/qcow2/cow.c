@@ -48,7 +48,7 @@ static void bounce_free(void *element, void *unused)
 
 static void *bounce_alloc(gfp_t gfp, void *unused)
 {
-	struct bounce *bounce = kzalloc(sizeof(*bounce), gfp);
+	struct bounce *bounce = kzalloc_obj(*bounce, gfp);
 	int i;
 
 	if (!bounce)

@@ -6,8 +6,8 @@
 /**
  * DOC: control
  *
- * All devices are in one IDR under one mutex.  Attaching and detaching do I/O,
- * for which the mutex is not held: a device is in the IDR from the first
+ * All devices are in one xarray under one mutex.  Attaching and detaching do
+ * I/O, for which the mutex is not held: a device is in it from the first
  * moment, which reserves its number and its file, in a state that says who
  * owns it.
  */
@@ -17,7 +17,6 @@
 #include <linux/errno.h>
 #include <linux/file.h>
 #include <linux/fs.h>
-#include <linux/idr.h>
 #include <linux/minmax.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
@@ -25,6 +24,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
+#include <linux/xarray.h>
 #include <uapi/linux/qcow2.h>
 
 #include "blk.h"
@@ -48,7 +48,7 @@ enum device_state {
 };
 
 /**
- * struct device - an attached image
+ * struct qcow2_device - an attached image
  * @state: enum device_state, under devices_lock
  * @index: its number
  * @flags: enum qcow2_attach_flags
@@ -67,7 +67,7 @@ struct qcow2_device {
 
 /* Protects devices and the state of each; no I/O is done under it. */
 static DEFINE_MUTEX(devices_lock);
-static DEFINE_IDR(devices);
+static DEFINE_XARRAY_ALLOC(devices);
 
 /*
  * Attach.
@@ -77,10 +77,10 @@ static DEFINE_IDR(devices);
 static int check_not_attached(struct file *filp, struct qcow2_reason *why)
 {
 	struct qcow2_device *dev;
-	int index;
+	unsigned long index;
 
 	lockdep_assert_held(&devices_lock);
-	idr_for_each_entry(&devices, dev, index)
+	xa_for_each(&devices, index, dev)
 		if (dev->filp->f_mapping->host == filp->f_mapping->host)
 			return qcow2_refuse(why, -EBUSY,
 					    "image is attached already, as /dev/qcow%d",
@@ -91,20 +91,24 @@ static int check_not_attached(struct file *filp, struct qcow2_reason *why)
 static int choose_index(struct qcow2_device *dev, int wanted,
 			struct qcow2_reason *why)
 {
+	u32 index = wanted;
 	int ret;
 
 	lockdep_assert_held(&devices_lock);
 	if (wanted < 0)
-		ret = idr_alloc(&devices, dev, 0, MAX_INDEX + 1, GFP_KERNEL);
+		ret = xa_alloc(&devices, &index, dev, XA_LIMIT(0, MAX_INDEX),
+			       GFP_KERNEL);
 	else
-		ret = idr_alloc(&devices, dev, wanted, wanted + 1, GFP_KERNEL);
-	if (ret == -ENOSPC)
-		return qcow2_refuse(why, -EBUSY, wanted < 0 ?
-				    "all device numbers are in use" :
-				    "/dev/qcow%d is in use", wanted);
-	if (ret < 0)
+		ret = xa_insert(&devices, wanted, dev, GFP_KERNEL);
+	if (ret == -ENOMEM)
 		return qcow2_refuse(why, ret, "out of memory");
-	dev->index = ret;
+	if (ret && wanted < 0)
+		return qcow2_refuse(why, -EBUSY,
+				    "all device numbers are in use");
+	if (ret)
+		return qcow2_refuse(why, -EBUSY, "/dev/qcow%d is in use",
+				    wanted);
+	dev->index = index;
 	return 0;
 }
 
@@ -123,7 +127,7 @@ static int reserve(struct qcow2_device *dev, int wanted,
 static void forget(struct qcow2_device *dev)
 {
 	mutex_lock(&devices_lock);
-	idr_remove(&devices, dev->index);
+	xa_erase(&devices, dev->index);
 	mutex_unlock(&devices_lock);
 }
 
@@ -161,7 +165,7 @@ static int bring_up(struct qcow2_device *dev, struct qcow2_reason *why)
 static int attach_file(struct file *filp, u32 flags, int *index,
 		       struct qcow2_reason *why)
 {
-	struct qcow2_device *dev = kzalloc(sizeof(*dev), GFP_KERNEL);
+	struct qcow2_device *dev = kzalloc_obj(*dev);
 	int ret;
 
 	if (!dev)
@@ -246,7 +250,7 @@ static int ctl_attach(struct qcow2_ctl_attach *arg, struct qcow2_reason *why)
 
 static struct qcow2_device *find_live(int index)
 {
-	struct qcow2_device *dev = idr_find(&devices, index);
+	struct qcow2_device *dev = xa_load(&devices, index);
 
 	lockdep_assert_held(&devices_lock);
 	return dev && dev->state == DEVICE_LIVE ? dev : NULL;
@@ -274,9 +278,7 @@ static int begin_detach(int index, struct qcow2_device **found,
 	return ret;
 }
 
-/* While the device is still there: what does not fit into the file now would
- * be lost.
- */
+/* With the device still there: what does not fit into the file would be lost. */
 static int commit_first(struct qcow2_device *dev, struct qcow2_reason *why)
 {
 	if (qcow2_commit(dev->img) != -ENOSPC)
@@ -350,12 +352,13 @@ static void describe(const struct qcow2_device *dev,
 	arg->openers = qcow2_disk_openers(dev->disk);
 }
 
-static struct qcow2_device *next_live(int index)
+static struct qcow2_device *next_live(int start)
 {
 	struct qcow2_device *dev;
+	unsigned long index;
 
 	lockdep_assert_held(&devices_lock);
-	idr_for_each_entry_continue(&devices, dev, index)
+	xa_for_each_start(&devices, index, dev, start)
 		if (dev->state == DEVICE_LIVE)
 			return dev;
 	return NULL;
@@ -527,5 +530,5 @@ int __init qcow2_ctl_init(void)
 void qcow2_ctl_exit(void)
 {
 	misc_deregister(&ctl_device);
-	idr_destroy(&devices);
+	xa_destroy(&devices);
 }

@@ -443,7 +443,7 @@ struct qcow2_file *qcow2_file_open(struct file *filp, unsigned int flags,
 	ret = check_type(filp, flags, why);
 	if (ret)
 		return ERR_PTR(ret);
-	file = kzalloc(sizeof(*file), GFP_KERNEL);
+	file = kzalloc_obj(*file);
 	if (!file)
 		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
 	file->filp = filp;

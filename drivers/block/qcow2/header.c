@@ -38,11 +38,11 @@ struct known_feature {
 
 static const struct known_feature known_features[] = {
 	{ QCOW2_INCOMPAT_DIRTY,
-	  "image was not closed cleanly; run 'qemu-img check -r all' on it or attach it read-only" },
+	  "image was not closed cleanly; 'qemu-img check -r all' it or attach read-only" },
 	{ QCOW2_INCOMPAT_CORRUPT,
-	  "image is marked corrupt; run 'qemu-img check -r all' on it or attach it read-only" },
+	  "image is marked corrupt; 'qemu-img check -r all' it or attach read-only" },
 	{ QCOW2_INCOMPAT_DATA_FILE,
-	  "image has an external data file, which this driver does not serve yet" },
+	  "image has an external data file, which is not served yet" },
 	{ QCOW2_INCOMPAT_COMPRESSION,
 	  "image uses a compression type other than zlib, which this driver does not serve yet" },
 };
@@ -218,7 +218,7 @@ static int check_compression(const struct qcow2_disk_header *h,
 	if (geo->header_bytes > offsetof(struct qcow2_disk_header,
 					 compression_type))
 		type = h->compression_type;
-	if (bit != (type != 0))
+	if (bit != !!type)
 		return qcow2_refuse(why, -EUCLEAN,
 				    "compression type is %u, but incompatible bit 3 is %s",
 				    type, bit ? "set" : "clear");

@@ -293,14 +293,15 @@ static int check_blocks(struct qcow2_image *img, struct qcow2_reason *why)
 				    "direct I/O on it needs blocks of %u bytes, but its clusters have %u; attach without --direct-io",
 				    align, img->geo.cluster_bytes);
 	div64_u64_rem(img->geo.virtual_bytes, align, &rest);
-	if (rest)
+	if (!rest)
+		return 0;
+	if (align == QCOW2_SECTOR_BYTES)
 		return qcow2_refuse(why, -EOPNOTSUPP,
-				    "virtual size of %llu bytes is not a multiple of %u%s",
-				    img->geo.virtual_bytes, align,
-				    align > QCOW2_SECTOR_BYTES ?
-				    ", the block size of direct I/O on it; attach without --direct-io" :
-				    "");
-	return 0;
+				    "virtual size of %llu bytes is not a multiple of %u",
+				    img->geo.virtual_bytes, align);
+	return qcow2_refuse(why, -EOPNOTSUPP,
+			    "virtual size of %llu bytes is not a multiple of %u, which direct I/O on it needs; attach without --direct-io",
+			    img->geo.virtual_bytes, align);
 }
 
 static u64 *read_table(struct qcow2_image *img, const char *what, u64 offset,
@@ -383,7 +384,7 @@ static int open_engine(struct qcow2_image *img, struct qcow2_reason *why)
 
 static struct qcow2_image *alloc_image(const char *name, bool read_only)
 {
-	struct qcow2_image *img = kzalloc(sizeof(*img), GFP_KERNEL);
+	struct qcow2_image *img = kzalloc_obj(*img);
 
 	if (!img)
 		return NULL;
@@ -446,6 +447,7 @@ err_image:
 	free_image(img);
 	return ERR_PTR(ret);
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_image_open);
 
 /**
  * qcow2_image_close() - make everything durable and let go of the file
@@ -464,3 +466,4 @@ int qcow2_image_close(struct qcow2_image *img)
 	free_image(img);
 	return ret;
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_image_close);

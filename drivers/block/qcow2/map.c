@@ -435,3 +435,4 @@ int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	qcow2_slice_put(slice);
 	return ret;
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_map);

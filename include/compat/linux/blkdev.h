@@ -49,8 +49,8 @@ struct compat_queue_limits {
 	unsigned int dma_alignment;
 };
 
-#define BLK_FEAT_WRITE_CACHE	(1U << 0)
-#define BLK_FEAT_FUA		(1U << 1)
+#define BLK_FEAT_WRITE_CACHE	BIT(0)
+#define BLK_FEAT_FUA		BIT(1)
 
 static inline void
 compat_set_queue_limits(struct request_queue *q,

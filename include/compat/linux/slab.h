@@ -8,10 +8,8 @@
 #ifndef kzalloc_obj
 #define __compat_second(first, second, ...) second
 /* With one argument the flags are GFP_KERNEL. */
-#define kzalloc_obj(obj, ...)						\
-	((typeof(obj) *)kzalloc(sizeof(obj),				\
-				__compat_second(obj, ##__VA_ARGS__,	\
-						GFP_KERNEL)))
+#define kzalloc_obj(obj, ...) \
+	kzalloc(sizeof(obj), __compat_second(obj, ##__VA_ARGS__, GFP_KERNEL))
 #endif
 
 #endif /* _QCOW2_COMPAT_LINUX_SLAB_H */
