@@ -327,7 +327,7 @@ void qcow2_slice_mark_dirty(struct qcow2_image *img, struct qcow2_slice *slice)
 	refcount_inc(&slice->refs);
 	list_add_tail(&slice->dirty, slice->kind == QCOW2_SLICE_L2 ?
 		      &img->dirty_l2 : &img->dirty_refblocks);
-	img->nr_dirty++;
+	WRITE_ONCE(img->nr_dirty, img->nr_dirty + 1);
 	qcow2_commit_later(img);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_slice_mark_dirty);
@@ -338,7 +338,7 @@ static void undirty(struct qcow2_image *img, struct qcow2_slice *slice)
 	if (!test_and_clear_bit(QCOW2_SLICE_DIRTY, &slice->flags))
 		return;
 	list_del_init(&slice->dirty);
-	img->nr_dirty--;
+	WRITE_ONCE(img->nr_dirty, img->nr_dirty - 1);
 	qcow2_slice_put(slice);
 }
 

@@ -144,7 +144,7 @@ static void take_copies(struct qcow2_image *img, struct list_head *dirty,
 		struct copy *copy = list_first_entry(free, struct copy, link);
 
 		list_del_init(&slice->dirty);
-		img->nr_dirty--;
+		WRITE_ONCE(img->nr_dirty, img->nr_dirty - 1);
 		clear_bit(QCOW2_SLICE_DIRTY, &slice->flags);
 		set_bit(QCOW2_SLICE_COMMITTING, &slice->flags);
 		copy->slice = slice;	/* with the dirty list's reference */

@@ -268,7 +268,7 @@ struct qcow2_drop {
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
  * @dirty_l2: dirty slices of L2 tables, under meta_lock
  * @dirty_refblocks: dirty slices of refcount blocks, under meta_lock
- * @nr_dirty: length of both lists
+ * @nr_dirty: length of both lists; READ_ONCE, changed under meta_lock
  * @max_dirty: with more than this a writer commits before it goes on
  * @meta_lock: see below
  * @grow_lock: see below
