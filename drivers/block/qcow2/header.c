@@ -44,7 +44,7 @@ static const struct known_feature known_features[] = {
 	{ QCOW2_INCOMPAT_DATA_FILE,
 	  "image has an external data file, which is not served yet" },
 	{ QCOW2_INCOMPAT_COMPRESSION,
-	  "image uses a compression type other than zlib, which this driver does not serve yet" },
+	  "image has a compression type other than zlib, which is not served yet" },
 };
 
 static int check_magic(const struct qcow2_disk_header *h,
