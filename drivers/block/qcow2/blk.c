@@ -240,18 +240,19 @@ unsigned int qcow2_disk_openers(struct qcow2_disk *disk)
 static void set_limits(const struct qcow2_image *img, struct queue_limits *lim)
 {
 	u32 block = qcow2_file_align(img->file);
+	u32 subcluster = 1U << img->geo.subcluster_bits;
 
 	lim->logical_block_size = block;
+	/* Not above the subcluster: the discard granularity would follow it. */
 	lim->physical_block_size = max_t(u32, block,
-					 min_t(u32, img->geo.cluster_bytes,
-					       SZ_4K));
+					 min_t(u32, subcluster, SZ_4K));
 	lim->io_min = lim->physical_block_size;
 	lim->io_opt = img->geo.cluster_bytes;
 	lim->max_hw_sectors = MAX_REQUEST_BYTES >> SECTOR_SHIFT;
 	lim->max_segments = MAX_REQUEST_BYTES / PAGE_SIZE;
 	lim->max_segment_size = MAX_REQUEST_BYTES;
 	lim->dma_alignment = block - 1;
-	lim->discard_granularity = 1U << img->geo.subcluster_bits;
+	lim->discard_granularity = max(block, subcluster);
 	lim->max_hw_discard_sectors = MAX_DISCARD_BYTES >> SECTOR_SHIFT;
 	lim->max_write_zeroes_sectors = MAX_DISCARD_BYTES >> SECTOR_SHIFT;
 	lim->features = BLK_FEAT_WRITE_CACHE | BLK_FEAT_FUA;
