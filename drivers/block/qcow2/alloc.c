@@ -219,12 +219,25 @@ static int alloc_at(struct qcow2_image *img, u64 cluster, u32 want,
 int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
 			 struct qcow2_need *need, struct qcow2_run *run)
 {
+	int ret;
+
 	lockdep_assert_held(&img->meta_lock);
 	memset(run, 0, sizeof(*run));
 	if (at)
-		return alloc_at(img, at >> img->geo.cluster_bits, want, need,
-				run);
-	return alloc_anywhere(img, want, need, run);
+		ret = alloc_at(img, at >> img->geo.cluster_bits, want, need,
+			       run);
+	else
+		ret = alloc_anywhere(img, want, need, run);
+	if (ret || !run->nb_clusters)
+		return ret;
+	ret = qcow2_pre_write_overlap_check(img, run->host_offset,
+					    (u64)run->nb_clusters <<
+					    img->geo.cluster_bits,
+					    QCOW2_METADATA_NONE);
+	/* The refcounts are wrong; what they say now does no more harm. */
+	if (ret)
+		qcow2_slice_put(run->refblock);
+	return ret;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_alloc_clusters);
 
@@ -333,6 +346,9 @@ static void use_l2_table(struct qcow2_image *img, u32 index, u64 entry,
 			 struct qcow2_drop *drop)
 {
 	mutex_lock(&img->meta_lock);
+	qcow2_offsets_remove(img, &img->l2_tables,
+			     img->l1[index] & QCOW2_OFFSET_MASK);
+	qcow2_offsets_add(img, &img->l2_tables, entry & QCOW2_OFFSET_MASK);
 	WRITE_ONCE(img->l1[index], entry);
 	if (drop)
 		qcow2_drop_later(img, drop);
@@ -354,7 +370,8 @@ static int link_l2_table(struct qcow2_image *img, u32 index,
 			return -ENOMEM;
 		drop->offsets[0] = old;
 	}
-	ret = write_new_l2_table(img, old, run->host_offset);
+	ret = qcow2_offsets_reserve(img, &img->l2_tables, 1);
+	ret = ret ?: write_new_l2_table(img, old, run->host_offset);
 	if (!ret) {
 		ret = qcow2_write_table_entry(img, img->geo.l1_offset, img->l1,
 					      img->geo.l1_entries, index,

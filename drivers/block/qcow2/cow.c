@@ -166,11 +166,7 @@ static int copy_region(struct qcow2_image *img,
 int qcow2_perform_cow(struct qcow2_image *img,
 		      const struct qcow2_l2_meta *meta)
 {
-	int ret;
+	int ret = copy_region(img, meta, &meta->cow_start);
 
-	ret = qcow2_pre_write_overlap_check(img, meta->host_offset,
-					    (u64)meta->nb_clusters <<
-					    img->geo.cluster_bits);
-	ret = ret ?: copy_region(img, meta, &meta->cow_start);
 	return ret ?: copy_region(img, meta, &meta->cow_end);
 }

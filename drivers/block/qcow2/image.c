@@ -46,7 +46,7 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_refuse);
 /**
  * qcow2_image_fail() - metadata is damaged or could not be written
  * @img: the image, which takes no guest writes any more
- * @error: negative errno
+ * @error: negative errno; -EUCLEAN has the header marked corrupt
  * @fmt: what happened, one line without a newline; logged the first time
  *
  * Context: any.
@@ -59,6 +59,10 @@ int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...)
 
 	if (test_and_set_bit(QCOW2_IMAGE_NEEDS_CHECK, &img->flags))
 		return error;
+	/* Version 2 has no bit for it. */
+	if (error == -EUCLEAN && img->geo.version > 2 &&
+	    !qcow2_image_read_only(img))
+		queue_work(img->wq, &img->corrupt_work);
 	va_start(args, fmt);
 	vaf.va = &args;
 	pr_err("qcow2: %s: %pV (error %d); no more writes, detach it and run 'qemu-img check'\n",
@@ -196,43 +200,28 @@ int qcow2_image_prepare_write(struct qcow2_image *img)
 	return ret;
 }
 
-static bool overlaps(u64 a, u64 a_bytes, u64 b, u64 b_bytes)
-{
-	return a < b + b_bytes && b < a + a_bytes;
-}
-
-/**
- * qcow2_pre_write_overlap_check() - would guest data destroy metadata?
- * @img: the image
- * @offset: host offset of the data in bytes
- * @bytes: length
- *
- * QEMU: qcow2_pre_write_overlap_check(), as far as the header, the active L1
- * table and the refcount table go.
- *
- * Context: any.
- * Return: 0 or -EUCLEAN.
+/*
+ * Sets the corrupt bit, so that nobody writes to the image before it was
+ * repaired.  QEMU: qcow2_mark_corrupt().
  */
-int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
-				  u64 bytes)
+static void mark_corrupt(struct work_struct *work)
 {
-	const struct qcow2_geometry *geo = &img->geo;
-	const char *what = NULL;
+	struct qcow2_image *img = container_of(work, struct qcow2_image,
+					       corrupt_work);
+	__be64 bits;
+	int ret;
 
-	if (overlaps(offset, bytes, 0, geo->cluster_bytes))
-		what = "the header";
-	else if (overlaps(offset, bytes, geo->l1_offset,
-			  (u64)geo->l1_entries * sizeof(u64)))
-		what = "the L1 table";
-	else if (overlaps(offset, bytes, READ_ONCE(geo->reftable_offset),
-			  (u64)READ_ONCE(geo->reftable_clusters) <<
-			  geo->cluster_bits))
-		what = "the refcount table";
-	if (what)
-		return qcow2_image_fail(img, -EUCLEAN,
-					"guest data is mapped to offset 0x%llx, which overlaps %s",
-					offset, what);
-	return 0;
+	mutex_lock(&img->grow_lock);
+	img->geo.incompatible |= QCOW2_INCOMPAT_CORRUPT;
+	bits = cpu_to_be64(img->geo.incompatible);
+	ret = qcow2_header_update(img, offsetof(struct qcow2_disk_header,
+						incompatible_features),
+				  &bits, sizeof(bits));
+	ret = ret ?: qcow2_file_flush(img->file);
+	mutex_unlock(&img->grow_lock);
+	if (ret)
+		pr_err("qcow2: %s: cannot mark the image corrupt (error %d)\n",
+		       img->name, ret);
 }
 
 /*
@@ -347,6 +336,11 @@ static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
 		return PTR_ERR(table);
 	img->reftable = table;
 	img->reftable_entries = entries;
+	if (qcow2_offsets_fill(&img->l2_tables, img->l1, geo->l1_entries,
+			       QCOW2_OFFSET_MASK) ||
+	    qcow2_offsets_fill(&img->refblocks, img->reftable, entries,
+			       QCOW2_REFTABLE_OFFSET_MASK))
+		return qcow2_refuse(why, -ENOMEM, "out of memory");
 	return 0;
 }
 
@@ -363,6 +357,8 @@ static void free_engine(struct qcow2_image *img)
 {
 	qcow2_commit_destroy(img);
 	qcow2_cache_destroy(&img->cache);
+	qcow2_offsets_free(&img->l2_tables);
+	qcow2_offsets_free(&img->refblocks);
 	kvfree(img->l1);
 	kvfree(img->reftable);
 }
@@ -394,6 +390,7 @@ static struct qcow2_image *alloc_image(const char *name, bool read_only)
 	mutex_init(&img->meta_lock);
 	mutex_init(&img->grow_lock);
 	INIT_LIST_HEAD(&img->in_flight);
+	INIT_WORK(&img->corrupt_work, mark_corrupt);
 	img->wq = alloc_workqueue("qcow2-%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0,
 				  name);
 	if (img->wq)

@@ -195,7 +195,47 @@ struct qcow2_cache {
 	unsigned int max;
 };
 
+/* ---- overlap.c: where metadata lies ---- */
+
+/**
+ * enum qcow2_metadata - what is about to be written
+ * @QCOW2_METADATA_NONE: guest data, or what takes new clusters
+ * @QCOW2_METADATA_L2: an L2 table
+ * @QCOW2_METADATA_REFBLOCK: a refcount block
+ */
+enum qcow2_metadata {
+	QCOW2_METADATA_NONE,
+	QCOW2_METADATA_L2,
+	QCOW2_METADATA_REFBLOCK,
+};
+
+/**
+ * struct qcow2_offsets - a sorted set of host offsets of clusters
+ * @offsets: in bytes
+ * @nr: number of them
+ * @room: how many fit
+ */
+struct qcow2_offsets {
+	u64 *offsets;
+	u32 nr;
+	u32 room;
+};
+
 struct qcow2_image;
+
+int qcow2_offsets_fill(struct qcow2_offsets *set, const u64 *table,
+		       u32 entries, u64 mask);
+void qcow2_offsets_free(struct qcow2_offsets *set);
+int qcow2_offsets_reserve(struct qcow2_image *img, struct qcow2_offsets *set,
+			  u32 more);
+void qcow2_offsets_add(struct qcow2_image *img, struct qcow2_offsets *set,
+		       u64 offset);
+void qcow2_offsets_remove(struct qcow2_image *img, struct qcow2_offsets *set,
+			  u64 offset);
+int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
+				  u64 bytes, enum qcow2_metadata own);
+
+/* ---- cache.c again ---- */
 
 int __init qcow2_cache_init_pool(void);
 void qcow2_cache_exit_pool(void);
@@ -264,6 +304,8 @@ struct qcow2_drop {
  * @l1: active L1 table, CPU byte order; READ_ONCE, changed under meta_lock
  * @reftable: refcount table, CPU byte order, under meta_lock
  * @reftable_entries: length of @reftable, under meta_lock
+ * @l2_tables: offsets of the active L2 tables, under meta_lock
+ * @refblocks: offsets of the refcount blocks, under meta_lock
  * @free_hint: no cluster below this index is free, under meta_lock
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
  * @dirty_l2: dirty slices of L2 tables, under meta_lock
@@ -280,6 +322,7 @@ struct qcow2_drop {
  * @l2_copies: free buffers of the commit, under commit_lock
  * @refblock_copies: likewise
  * @commit_work: commits by the clock
+ * @corrupt_work: sets the corrupt bit in the header
  * @unlinked: drops, see struct qcow2_drop; under meta_lock
  * @durable: drops; under meta_lock
  * @draining: drops; under meta_lock
@@ -312,6 +355,8 @@ struct qcow2_image {
 	u64 *l1;
 	u64 *reftable;
 	u32 reftable_entries;
+	struct qcow2_offsets l2_tables;
+	struct qcow2_offsets refblocks;
 	u64 free_hint;
 	struct list_head in_flight;
 	struct list_head dirty_l2;
@@ -329,6 +374,7 @@ struct qcow2_image {
 	struct list_head l2_copies;
 	struct list_head refblock_copies;
 	struct delayed_work commit_work;
+	struct work_struct corrupt_work;
 
 	struct list_head unlinked;
 	struct list_head durable;
@@ -361,8 +407,6 @@ int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
 int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 			    const u64 *table, u32 entries, u32 index,
 			    u64 value);
-int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
-				  u64 bytes);
 
 /* ---- one guest operation (the upper seam) ---- */
 

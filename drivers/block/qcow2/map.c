@@ -300,7 +300,8 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_check_l1_entry);
  * @img: the image
  * @guest_offset: in bytes
  * @need: says what is missing after -EAGAIN, maybe the L2 table itself
- * @slice: the slice, with a reference; its table has no other users
+ * @slice: the slice, with a reference; its table has no other users, and
+ *	nothing else lies there
  *
  * QEMU: get_cluster_table().
  *
@@ -323,6 +324,10 @@ int qcow2_own_l2_slice(struct qcow2_image *img, u64 guest_offset,
 					l1_index, l1);
 	offset = qcow2_l2_slice_offset(&img->geo, l1 & QCOW2_OFFSET_MASK,
 				       guest_offset);
+	if (qcow2_pre_write_overlap_check(img, offset,
+					  qcow2_slice_bytes(&img->geo),
+					  QCOW2_METADATA_L2))
+		return -EUCLEAN;
 	*slice = qcow2_slice_find(img, QCOW2_SLICE_L2, offset);
 	if (!*slice)
 		return qcow2_need_slice(need, QCOW2_SLICE_L2, offset);

@@ -188,6 +188,9 @@ int qcow2_refcount_slice(struct qcow2_image *img, u64 cluster,
 	if (!offset)
 		return qcow2_need_growth(need, QCOW2_NEED_REFBLOCK, index);
 	offset += (in_block >> geo->refslice_bits) << geo->slice_bits;
+	if (qcow2_pre_write_overlap_check(img, offset, qcow2_slice_bytes(geo),
+					  QCOW2_METADATA_REFBLOCK))
+		return -EUCLEAN;
 	*slice = qcow2_slice_find(img, QCOW2_SLICE_REFBLOCK, offset);
 	if (!*slice)
 		return qcow2_need_slice(need, QCOW2_SLICE_REFBLOCK, offset);
@@ -277,6 +280,19 @@ static bool fits_file(struct qcow2_image *img, u64 end_cluster)
 	return end_cluster <= max >> img->geo.cluster_bits;
 }
 
+/* Clusters that no refcount block describes must not be in use for all that. */
+static int check_area(struct qcow2_image *img, u64 first, u64 nr)
+{
+	u32 bits = img->geo.cluster_bits;
+	int ret;
+
+	mutex_lock(&img->meta_lock);
+	ret = qcow2_pre_write_overlap_check(img, first << bits, nr << bits,
+					    QCOW2_METADATA_NONE);
+	mutex_unlock(&img->meta_lock);
+	return ret;
+}
+
 /**
  * qcow2_alloc_refblock() - make a refcount block
  * @img: the image
@@ -302,7 +318,9 @@ int qcow2_alloc_refblock(struct qcow2_image *img, u32 index)
 					"the first refcount block is missing");
 	if (!fits_file(img, first + 1))
 		return -ENOSPC;
-	ret = write_refblocks_at(img, first, 1, first + 1);
+	ret = qcow2_offsets_reserve(img, &img->refblocks, 1);
+	ret = ret ?: check_area(img, first, 1);
+	ret = ret ?: write_refblocks_at(img, first, 1, first + 1);
 	ret = ret ?: qcow2_file_flush(img->file);
 	if (ret)
 		return ret;
@@ -312,6 +330,7 @@ int qcow2_alloc_refblock(struct qcow2_image *img, u32 index)
 		return ret;
 	mutex_lock(&img->meta_lock);
 	img->reftable[index] = offset;
+	qcow2_offsets_add(img, &img->refblocks, offset);
 	mutex_unlock(&img->meta_lock);
 	return 0;
 }
@@ -443,7 +462,12 @@ static struct qcow2_drop *drop_of_reftable(struct qcow2_image *img)
 static void use_reftable(struct qcow2_image *img, struct new_reftable *new,
 			 struct qcow2_drop *drop)
 {
+	u64 i;
+
 	mutex_lock(&img->meta_lock);
+	for (i = 0; i < new->blocks; i++)
+		qcow2_offsets_add(img, &img->refblocks,
+				  (new->first + i) << img->geo.cluster_bits);
 	swap(img->reftable, new->table);
 	img->reftable_entries = new->entries;
 	img->geo.reftable_offset = reftable_offset(&img->geo, new);
@@ -472,6 +496,10 @@ int qcow2_grow_reftable(struct qcow2_image *img, u64 min_entries)
 	if (min_entries <= img->reftable_entries)
 		return 0;
 	ret = plan_reftable(img, min_entries, &new);
+	if (ret)
+		return ret;
+	ret = qcow2_offsets_reserve(img, &img->refblocks, new.blocks);
+	ret = ret ?: check_area(img, new.first, new.blocks + new.clusters);
 	if (ret)
 		return ret;
 	drop = drop_of_reftable(img);

@@ -418,7 +418,8 @@ static u32 clusters_in_slice(const struct qcow2_geometry *geo, u64 guest_offset,
  *
  * Context: meta_lock held.
  * Return: 1 if the run is taken; 0 if the first cluster is not of that kind
- * (*@bytes is unchanged then) or not where the pass must go on (*@bytes is 0).
+ * (*@bytes is unchanged then) or not where the pass must go on (*@bytes is 0);
+ * -EUCLEAN if it is metadata.
  */
 VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 				   struct qcow2_slice *slice, u64 guest_offset,
@@ -440,6 +441,10 @@ VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 	nb = count_single_write_clusters(geo, slice, index,
 					 clusters_in_slice(geo, guest_offset,
 							   *bytes), false);
+	if (qcow2_pre_write_overlap_check(pass->img, cluster,
+					  (u64)nb << geo->cluster_bits,
+					  QCOW2_METADATA_NONE))
+		return -EUCLEAN;
 	*bytes = min(*bytes, run_bytes(geo, nb, guest_offset));
 	calculate_l2_meta(pass, slice, cluster, guest_offset, *bytes, true);
 	accept_run(pass, host);
@@ -795,16 +800,11 @@ static int write_at(struct qcow2_io *io, struct qcow2_pass *pass,
 {
 	int ret;
 
-	ret = qcow2_pre_write_overlap_check(io->img, pass->host_offset,
-					    pass->bytes);
-	if (!ret && !pass->meta) {
+	if (!pass->meta) {
 		write_in_place(io, pass, epoch);
 		return 0;
 	}
-	if (!ret)
-		ret = write_with_meta(io, pass);
-	else if (pass->meta)
-		qcow2_alloc_cluster_abort(io->img, pass->meta);
+	ret = write_with_meta(io, pass);
 	qcow2_epoch_exit(epoch);
 	return ret;
 }
