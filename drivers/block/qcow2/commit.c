@@ -576,10 +576,14 @@ static u32 drop_references(struct qcow2_image *img, const u64 *offsets, u32 nr)
 		qcow2_file_punch(img->file, offsets[0],
 				 (u64)last_users << cluster_bits);
 	nr = max(last_users, 1U);
-	/* An error leaves a leak and has been logged. */
-	for (i = 0; i < nr; i++)
-		with_refcount(img, offsets[i] >> cluster_bits,
-			      qcow2_refcount_dec);
+	for (i = 0; i < nr; i++) {
+		int ret = with_refcount(img, offsets[i] >> cluster_bits,
+					qcow2_refcount_dec);
+
+		if (ret)
+			pr_warn_ratelimited("qcow2: %s: the cluster at offset 0x%llx could not be freed (error %d) and is lost until 'qemu-img check -r leaks'\n",
+					    img->name, offsets[i], ret);
+	}
 	return nr;
 }
 

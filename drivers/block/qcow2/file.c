@@ -40,6 +40,7 @@
  * @inode: that of its page cache
  * @wq: where the rest of a short transfer is submitted
  * @flags: enum qcow2_file_flags
+ * @wb_err: state of the page cache's errors when the file was opened
  * @align: offset, length and memory of a transfer are multiples of this
  * @cannot_punch: its file system has no holes
  */
@@ -48,6 +49,7 @@ struct qcow2_file {
 	struct inode *inode;
 	struct workqueue_struct *wq;
 	unsigned int flags;
+	errseq_t wb_err;
 	unsigned int align;
 	bool cannot_punch;
 };
@@ -354,6 +356,10 @@ int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes)
  * qcow2_file_flush() - make all completed writes durable
  * @file: the file
  *
+ * Of several flushes that run at once vfs_fsync() tells only one of an error of
+ * writeback.  The others must not believe that their data is safe, so once
+ * writeback has failed, every flush fails.
+ *
  * Context: sleeps.
  * Return: 0 or a negative errno.
  */
@@ -363,7 +369,7 @@ int qcow2_file_flush(struct qcow2_file *file)
 	int ret = vfs_fsync(file->filp, 1);
 
 	leave_fs(old);
-	return ret;
+	return ret ?: filemap_check_wb_err(file->filp->f_mapping, file->wb_err);
 }
 
 /*
@@ -448,6 +454,7 @@ struct qcow2_file *qcow2_file_open(struct file *filp, unsigned int flags,
 		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
 	file->filp = filp;
 	file->inode = filp->f_mapping->host;
+	file->wb_err = filemap_sample_wb_err(filp->f_mapping);
 	file->flags = flags;
 	file->wq = wq;
 	ret = choose_align(file, why);
