@@ -104,14 +104,15 @@ zeroed_entry(const struct qcow2_geometry *geo, struct qcow2_l2_entry old,
 EXPORT_SYMBOL_IF_KUNIT(zeroed_entry);
 
 /* The subclusters of cluster @start that @offset to @end - 1 fill. */
-static struct qcow2_zeroing zeroing_of(const struct qcow2_geometry *geo, u64 start,
-				 u64 offset, u64 end)
+static struct qcow2_zeroing zeroing_of(const struct qcow2_geometry *geo,
+				       u64 start, u64 offset, u64 end)
 {
-	u64 last = start + geo->cluster_bytes;
+	u64 first = max(offset, start) - start;
+	u64 last = min(end, start + geo->cluster_bytes) - start;
 
 	return (struct qcow2_zeroing) {
-		.first = (max(offset, start) - start) >> geo->subcluster_bits,
-		.end = (min(end, last) - start) >> geo->subcluster_bits,
+		.first = first >> geo->subcluster_bits,
+		.end = last >> geo->subcluster_bits,
 	};
 }
 

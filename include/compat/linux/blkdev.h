@@ -46,6 +46,9 @@ struct compat_queue_limits {
 	unsigned int max_hw_sectors;
 	unsigned int max_segments;
 	unsigned int max_segment_size;
+	unsigned int max_hw_discard_sectors;
+	unsigned int max_write_zeroes_sectors;
+	unsigned int discard_granularity;
 	unsigned int dma_alignment;
 };
 
@@ -65,6 +68,9 @@ compat_set_queue_limits(struct request_queue *q,
 	blk_queue_max_hw_sectors(q, lim->max_hw_sectors);
 	blk_queue_max_segments(q, lim->max_segments);
 	blk_queue_max_segment_size(q, lim->max_segment_size);
+	blk_queue_max_discard_sectors(q, lim->max_hw_discard_sectors);
+	blk_queue_max_write_zeroes_sectors(q, lim->max_write_zeroes_sectors);
+	q->limits.discard_granularity = lim->discard_granularity;
 	blk_queue_dma_alignment(q, lim->dma_alignment);
 	blk_queue_write_cache(q, lim->features & BLK_FEAT_WRITE_CACHE,
 			      lim->features & BLK_FEAT_FUA);
