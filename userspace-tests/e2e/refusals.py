@@ -1,0 +1,282 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""What cannot be attached is refused with one line, its exit status, and nothing
+left behind; the image is not touched."""
+
+from e2e import *
+
+# Offsets of fields of the header.
+VERSION = 4
+BACKING_OFFSET, BACKING_SIZE = 8, 16
+CLUSTER_BITS = 20
+SIZE = 24
+CRYPT_METHOD = 32
+L1_ENTRIES, L1_OFFSET = 36, 40
+REFTABLE_OFFSET, REFTABLE_CLUSTERS = 48, 56
+NB_SNAPSHOTS, SNAPSHOTS_OFFSET = 60, 64
+INCOMPATIBLE = 72
+REFCOUNT_ORDER = 96
+HEADER_LENGTH = 100
+COMPRESSION_TYPE = 104
+
+DIRTY, CORRUPT, DATA_FILE, COMPRESSION, EXTL2 = (1 << bit for bit in range(5))
+
+
+def expect_refused(image, status, words, *options):
+    """One line that says these words; nothing attached, nothing changed."""
+    before = fingerprint(image)
+    done = run("qcowctl", "attach", *options, image, status=None)
+    expect_equal(done.returncode, status, f"status, with {done.stderr!r}")
+    expect_equal(done.stdout, "", "output")
+    line = done.stderr
+    expect(line.count("\n") == 1 and line.endswith("\n"), f"not one line: {line!r}")
+    for word in words:
+        expect(word.lower() in line.lower(), f"no {word!r} in {line!r}")
+    expect_equal(attached(), [], "attached devices")
+    expect_equal(fingerprint(image), before, "the image file")
+
+
+def fingerprint(path):
+    if not os.path.isfile(path):
+        return None
+    info = os.stat(path)
+    return info.st_size, info.st_mtime_ns, hashlib.sha256(content(path)).digest()
+
+
+def refused(name, status, words, make, *options):
+    """A case: make() gives the path of what is to be refused."""
+    with case(name):
+        expect_refused(make(), status, words, *options)
+
+
+def patched(*changes, size=MIB, **create_options):
+    """A maker of an image with fields overwritten: (offset, struct format, value)."""
+    def make():
+        image = create(work("image"), size, **create_options)
+        for offset, form, value in changes:
+            patch(image, offset, form, value)
+        return image
+    return make
+
+
+def file_with(data):
+    def make():
+        with open(work("image"), "wb") as file:
+            file.write(data)
+        return file.name
+    return make
+
+
+# ---------------------------------------------------------------------------
+
+
+def directory():
+    os.mkdir(work("directory"))
+    return work("directory")
+
+
+def fifo():
+    os.mkfifo(work("fifo"))
+    return work("fifo")
+
+
+def no_images():
+    refused("random bytes", EXIT_INVALID, ["not a qcow2 image"], file_with(noise(MIB, 1)))
+    refused("zeroes", EXIT_INVALID, ["not a qcow2 image"], file_with(bytes(MIB)))
+    refused("empty file", EXIT_INVALID, ["not a qcow2 image"], file_with(b""))
+    refused("only the magic number", EXIT_INVALID, ["not a qcow2 image"],
+            file_with(b"QFI\xfb"))
+    refused("directory", EXIT_FILE, ["directory"], directory)
+    refused("character device", EXIT_FILE, ["/dev/null"], lambda: "/dev/null")
+    refused("fifo", EXIT_FILE, ["fifo"], fifo)
+    refused("missing file", EXIT_FILE, ["missing"], lambda: work("missing"))
+
+
+def bad_headers():
+    invalid, unsupported = EXIT_INVALID, EXIT_UNSUPPORTED
+    for version in (0, 1, 4):
+        refused(f"version {version}", unsupported, ["version", str(version)],
+                patched((VERSION, "I", version)))
+    for bits in (8, 22, 64, 0xffffffff):
+        refused(f"cluster_bits {bits}", invalid, ["cluster_bits", str(bits)],
+                patched((CLUSTER_BITS, "I", bits)))
+    for length in (0, 103, 105, 65544, 0xfffffff8):
+        refused(f"header length {length}", invalid, ["header", str(length)],
+                patched((HEADER_LENGTH, "I", length)))
+    refused("refcount_order 7", invalid, ["refcount_order", "7"],
+            patched((REFCOUNT_ORDER, "I", 7)))
+    refused("size beyond 2^63", invalid, ["size"], patched((SIZE, "Q", 1 << 63)))
+    refused("encryption method 3", invalid, ["encryption", "3"],
+            patched((CRYPT_METHOD, "I", 3)))
+    refused("backing file name outside of the first cluster", invalid, ["backing"],
+            patched((BACKING_OFFSET, "Q", 1 << 20), (BACKING_SIZE, "I", 4)))
+    refused("backing file name of 1024 bytes", invalid, ["backing", "1024"],
+            patched((BACKING_OFFSET, "Q", 1024), (BACKING_SIZE, "I", 1024)))
+
+
+def bad_tables():
+    far = 1 << 40
+    refused("L1 table unaligned", EXIT_INVALID, ["L1"],
+            patched((L1_OFFSET, "Q", 3 * 65536 + 512)))
+    refused("L1 table too small", EXIT_INVALID, ["L1"],
+            patched((SIZE, "Q", TIB)))
+    refused("L1 table too large", EXIT_INVALID, ["L1"],
+            patched((L1_ENTRIES, "I", 0x7fffffff)))
+    refused("L1 table behind the end", EXIT_INVALID, ["L1"], patched((L1_OFFSET, "Q", far)))
+    refused("L1 table on the header", EXIT_INVALID, ["L1"], patched((L1_OFFSET, "Q", 0)))
+    refused("refcount table unaligned", EXIT_INVALID, ["refcount table"],
+            patched((REFTABLE_OFFSET, "Q", 65536 + 8)))
+    refused("refcount table without clusters", EXIT_INVALID, ["refcount table"],
+            patched((REFTABLE_CLUSTERS, "I", 0)))
+    refused("refcount table too large", EXIT_INVALID, ["refcount table"],
+            patched((REFTABLE_CLUSTERS, "I", 0x7fffffff)))
+    refused("refcount table behind the end", EXIT_INVALID, ["refcount table"],
+            patched((REFTABLE_OFFSET, "Q", far)))
+    refused("refcount table at an offset beyond 2^63", EXIT_INVALID, ["refcount table"],
+            patched((REFTABLE_OFFSET, "Q", (1 << 64) - 65536)))
+    refused("too many snapshots", EXIT_INVALID, ["snapshots"],
+            patched((NB_SNAPSHOTS, "I", 65537)))
+    refused("snapshot table unaligned", EXIT_INVALID, ["snapshot"],
+            patched((NB_SNAPSHOTS, "I", 1), (SNAPSHOTS_OFFSET, "Q", 513)))
+    refused("header extension too long", EXIT_INVALID, ["extension"],
+            patched((header_length(), "Q", 0x12345678_10000000)))
+
+
+def header_length():
+    """Where the first extension begins depends on qemu-img."""
+    image = create("/dev/shm/probe.qcow2", MIB)
+    length = field(image, HEADER_LENGTH, "I")
+    os.unlink(image)
+    return length
+
+
+def without_feature_names(*changes):
+    """The extensions end at once, so no table names the bits."""
+    return patched((header_length(), "Q", 0), *changes)
+
+
+def with_feature_name(bit, name):
+    """A feature name table with this name for an incompatible bit."""
+    row = struct.pack(">BB46s", 0, bit, name.encode())
+    table = struct.pack(">II", 0x6803f857, len(row)) + row + bytes(8)
+
+    def make():
+        image = patched((INCOMPATIBLE, "Q", 1 << bit))()
+        with open(image, "r+b") as file:
+            file.seek(header_length())
+            file.write(table)
+        return image
+    return make
+
+
+def features():
+    refused("unknown incompatible bit, no name", EXIT_UNSUPPORTED, ["unknown", "bit 40"],
+            without_feature_names((INCOMPATIBLE, "Q", 1 << 40)))
+    refused("unknown incompatible bit, named in the image", EXIT_UNSUPPORTED,
+            ["warp drive", "bit 41"], with_feature_name(41, "warp drive"))
+    refused("unknown incompatible bit, also read-only", EXIT_UNSUPPORTED,
+            ["warp drive", "bit 41"], with_feature_name(41, "warp drive"), "-r")
+    refused("dirty", EXIT_UNSUPPORTED, ["not closed cleanly", "qemu-img check"],
+            patched((INCOMPATIBLE, "Q", DIRTY), lazy_refcounts="on"))
+    refused("corrupt", EXIT_UNSUPPORTED, ["corrupt", "qemu-img check"],
+            patched((INCOMPATIBLE, "Q", CORRUPT)))
+    for name, bit in (("dirty", DIRTY), ("corrupt", CORRUPT)):
+        with case(f"{name}, read-only: allowed and not changed"):
+            image = patched((INCOMPATIBLE, "Q", bit))()
+            before = fingerprint(image)
+            with Device(image, "-r") as device, device.open(os.O_RDONLY) as disk:
+                expect(not any(disk.read_all()), "data in an empty image")
+            expect_equal(fingerprint(image), before, "the image file")
+    refused("extended L2 entries in clusters of 4 KiB", EXIT_INVALID,
+            ["extended L2", "4096", "16384"],
+            patched((INCOMPATIBLE, "Q", EXTL2), cluster_size=4096))
+    refused("compression type zstd", EXIT_UNSUPPORTED, ["compression type"],
+            patched(compression_type="zstd"))
+    refused("compression bit without its type", EXIT_UNSUPPORTED, ["compression type"],
+            patched((INCOMPATIBLE, "Q", COMPRESSION)))
+    refused("compression type without its bit", EXIT_INVALID, ["compression type", "1"],
+            patched((COMPRESSION_TYPE, "B", 1)))
+    refused("external data file", EXIT_UNSUPPORTED, ["data file"],
+            patched(data_file=work("data"), data_file_raw="on"))
+    refused("LUKS encryption", EXIT_UNSUPPORTED, ["encrypt", "LUKS"],
+            patched((CRYPT_METHOD, "I", 2)))
+    refused("AES encryption", EXIT_UNSUPPORTED, ["encrypt", "AES"],
+            patched((CRYPT_METHOD, "I", 1)))
+    refused("backing file", EXIT_UNSUPPORTED, ["backing file", "base.qcow2"], overlay)
+
+
+def overlay():
+    base = create(work("base.qcow2"), MIB)
+    return create(work("image"), MIB, backing_file=base, backing_fmt="qcow2")
+
+
+# ---------------------------------------------------------------------------
+
+
+def truncated():
+    def make(length):
+        def cut():
+            image = patched(preallocation="metadata")()
+            os.truncate(image, length)
+            return image
+        return cut
+    for length in (71, 103, 511, 512, 65535, 65536, 3 * 65536):
+        refused(f"truncated to {length} bytes", EXIT_INVALID, [], make(length))
+
+
+def other_names():
+    """The image that is attached, by all names that it has."""
+    with case("attached already, also by other names"):
+        image = create(work("image"), MIB)
+        os.link(image, work("hard"))
+        os.symlink(image, work("soft"))
+        with Device(image) as device:
+            for name in (image, work("hard"), work("soft")):
+                for options in ((), ("-r",), ("--direct-io",)):
+                    done = run("qcowctl", "attach", *options, name, status=EXIT_BUSY)
+                    expect(done.stderr.count("\n") == 1 and not done.stdout,
+                           f"not one line: {done.stderr!r}")
+            expect_equal([entry["name"] for entry in attached()], [device.path], "attached")
+
+
+def rights():
+    """Root may write anything but what is on a read-only file system."""
+    with case("read-only file system: refused for writing, allowed with -r"):
+        image = create(work("image"), MIB)
+        os.makedirs("/mnt/read-only", exist_ok=True)
+        run("mount", "--bind", WORK, "/mnt/read-only")
+        run("mount", "-o", "remount,bind,ro", "/mnt/read-only")
+        try:
+            image = "/mnt/read-only/image"
+            expect_refused(image, EXIT_FILE, ["read-only"])
+            with Device(image, "-r"):
+                pass
+        finally:
+            run("umount", "/mnt/read-only")
+    with case("file with mode 0400 and a user: no permission to control"):
+        image = create(work("image"), MIB)
+        os.chmod(WORK, 0o755)
+        os.chmod(image, 0o400)
+        done = run("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
+                   "qcowctl", "attach", image, status=None)
+        expect(done.returncode in (EXIT_FILE, 8), f"status {done.returncode}: {done.stderr}")
+        expect(done.stderr.count("\n") == 1, f"not one line: {done.stderr!r}")
+
+
+def attach_still_works():
+    with case("a good image is attached after all that"):
+        image = create(work("image"), MIB)
+        with Device(image) as device:
+            expect_equal(device.path, "/dev/qcow0", "name")
+        check(image)
+
+
+no_images()
+bad_headers()
+bad_tables()
+features()
+truncated()
+other_names()
+rights()
+attach_still_works()
+finish()
