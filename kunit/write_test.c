@@ -388,6 +388,29 @@ static void dependencies(struct kunit *test)
 }
 
 /*
+ * Another write may mark subclusters as data that a discard sees as unused, so
+ * the discard must not take the cluster away before that is done.
+ */
+static void exclusive_pass_waits(struct kunit *test)
+{
+	const struct flight flight = { CLUSTERS(4), true, 0x8000, 0x9000 };
+	struct write_test *wt = begin(test, true);
+	struct qcow2_l2_meta *meta;
+	u64 bytes = 0x8000;
+
+	meta = kunit_kzalloc(test, sizeof(*meta), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, meta);
+	set_flight(meta, &flight);
+	list_add_tail(&meta->link, &wt->ti->img->in_flight);
+	wt->pass.exclusive = true;
+	mutex_lock(&wt->ti->img->meta_lock);
+	KUNIT_EXPECT_EQ(test, -EINPROGRESS,
+			handle_dependencies(&wt->pass, CLUSTERS(4), &bytes));
+	mutex_unlock(&wt->ti->img->meta_lock);
+	KUNIT_EXPECT_PTR_EQ(test, meta, wt->pass.blocker);
+}
+
+/*
  * calculate_l2_meta()
  */
 
@@ -1122,6 +1145,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(cluster_needs_new_one, new_alloc_gen_params),
 	KUNIT_CASE_PARAM(clusters_in_one_write, count_gen_params),
 	KUNIT_CASE(compressed_cluster_ends_the_run_of_new_ones),
+	KUNIT_CASE(exclusive_pass_waits),
 	KUNIT_CASE_PARAM(dependencies, dependency_gen_params),
 	KUNIT_CASE_PARAM(meta_is_calculated, meta_gen_params),
 	KUNIT_CASE(new_cluster_gets_all_data_of_the_old),

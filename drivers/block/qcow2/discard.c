@@ -11,6 +11,9 @@
  * a discard are left alone.  Without extended L2 entries a subcluster is the
  * cluster.
  *
+ * A write in flight in a cluster may be about to mark another of its subclusters
+ * as data, so the entry is changed only when no write is in flight there.
+ *
  * A cluster of which nothing is left loses its place in the file, unless the
  * request or the user wants it kept: the entry becomes ZERO without an offset
  * (in version 2, which has no such entry, 0, as there is no backing file), and
@@ -263,7 +266,7 @@ static int zero_some(struct qcow2_io *io, u64 end, bool keep)
 					step_bytes(&img->geo, io->offset)),
 		.keep = keep,
 		.skip_compressed = io->op == QCOW2_OP_DISCARD,
-		.pass = { .img = img },
+		.pass = { .img = img, .exclusive = true },
 	};
 	int ret;
 

@@ -102,7 +102,7 @@ static u64 meta_cow_end(const struct qcow2_l2_meta *meta)
  * @bytes: how far; shortened to where a meta in flight begins
  *
  * QEMU: handle_dependencies().  Clusters that stay where they are can be
- * shared if the COW regions are disjoint.
+ * shared if the COW regions are disjoint, unless the pass is exclusive.
  *
  * Context: meta_lock held.
  * Return: 0, with *@bytes 0 if the pass must end here; -EINPROGRESS if it must
@@ -123,7 +123,7 @@ int handle_dependencies(struct qcow2_pass *pass, u64 guest_offset, u64 *bytes)
 
 		if (end <= old_start || guest_offset >= old_end)
 			continue;
-		if (meta->keep_old &&
+		if (meta->keep_old && !pass->exclusive &&
 		    (end <= cow_start || guest_offset >= cow_end))
 			continue;
 		if (guest_offset < old_start) {

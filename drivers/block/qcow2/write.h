@@ -12,6 +12,8 @@
  * @img: the image
  * @bytes: length, so far
  * @host_offset: of the first byte, once there is one
+ * @exclusive: no write at all may be in flight in its clusters, not even one
+ *	whose COW regions are disjoint: their host clusters may go
  * @durable: the mapping that was found is durable
  * @meta: what is in flight for it, NULL if no L2 entry will change; only the
  *	last run of a pass can have one
@@ -23,6 +25,7 @@ struct qcow2_pass {
 	struct qcow2_image *img;
 	u64 bytes;
 	u64 host_offset;
+	bool exclusive;
 	bool durable;
 	struct qcow2_l2_meta *meta;
 	struct qcow2_l2_meta *spare;
