@@ -192,7 +192,7 @@ def features():
             patched((INCOMPATIBLE, "Q", EXTL2), cluster_size=4096))
     refused("compression type zstd", EXIT_UNSUPPORTED, ["compression type"],
             patched(compression_type="zstd"))
-    refused("compression bit without its type", EXIT_UNSUPPORTED, ["compression type"],
+    refused("compression bit without its type", EXIT_INVALID, ["compression type", "0"],
             patched((INCOMPATIBLE, "Q", COMPRESSION)))
     refused("compression type without its bit", EXIT_INVALID, ["compression type", "1"],
             patched((COMPRESSION_TYPE, "B", 1)))

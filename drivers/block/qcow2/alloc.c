@@ -23,8 +23,12 @@
 #include <linux/err.h>
 #include <linux/errno.h>
 #include <linux/minmax.h>
+#include <linux/sched.h>
 
 #include "image.h"
+
+/* Slices without a free cluster that one hold of meta_lock looks at. */
+#define MAX_SCAN	64
 
 /*
  * Needs.
@@ -141,12 +145,15 @@ static int find_free(struct qcow2_image *img, struct qcow2_need *need,
 		     struct qcow2_slice **slice)
 {
 	u64 per_slice = BIT_ULL(img->geo.refslice_bits);
+	int scanned;
 
-	while (img->free_hint < max_clusters(img)) {
+	for (scanned = 0; img->free_hint < max_clusters(img); scanned++) {
 		u64 left = per_slice - (img->free_hint & (per_slice - 1));
 		u32 used;
 		int ret;
 
+		if (scanned == MAX_SCAN)
+			return qcow2_need_growth(need, QCOW2_NEED_A_BREAK, 0);
 		ret = qcow2_refcount_slice(img, img->free_hint, need, slice);
 		if (ret)
 			return ret;
@@ -277,6 +284,9 @@ static int meet_growing(struct qcow2_image *img, struct qcow2_need *need)
 {
 	lockdep_assert_held(&img->grow_lock);
 	switch (need->kind) {
+	case QCOW2_NEED_A_BREAK:
+		cond_resched();
+		return 0;
 	case QCOW2_NEED_SLICE:
 		return bring_slice(img, need);
 	case QCOW2_NEED_REFBLOCK:
@@ -427,6 +437,10 @@ int qcow2_need_meet(struct qcow2_image *img, struct qcow2_need *need)
 
 	if (need->kind == QCOW2_NEED_SLICE)
 		return bring_slice(img, need);
+	if (need->kind == QCOW2_NEED_A_BREAK) {
+		cond_resched();
+		return 0;
+	}
 	mutex_lock(&img->grow_lock);
 	if (need->kind == QCOW2_NEED_L2_TABLE)
 		ret = alloc_l2_table(img, need->index);

@@ -27,6 +27,7 @@
 #include <linux/gfp.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/build_bug.h>
 #include <linux/slab.h>
 
 #include "image.h"
@@ -85,23 +86,6 @@ void qcow2_cache_exit_pool(void)
 	mempool_destroy(slice_pool);
 }
 
-static struct qcow2_slice *slice_alloc(struct qcow2_image *img,
-				       enum qcow2_slice_kind kind, u64 offset)
-{
-	struct qcow2_slice *slice = mempool_alloc(slice_pool, GFP_NOIO);
-
-	refcount_set(&slice->refs, 2);	/* the cache's and the caller's */
-	slice->flags = 0;
-	slice->kind = kind;
-	slice->offset = offset;
-	slice->error = 0;
-	init_completion(&slice->loaded);
-	INIT_LIST_HEAD(&slice->lru);
-	INIT_LIST_HEAD(&slice->dirty);
-	seqcount_mutex_init(&slice->seq, &img->meta_lock);
-	return slice;
-}
-
 static void slice_free_rcu(struct rcu_head *rcu)
 {
 	mempool_free(container_of(rcu, struct qcow2_slice, rcu), slice_pool);
@@ -123,6 +107,8 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_slice_put);
 /*
  * LRU.
  */
+
+static_assert(BITS_PER_LONG == 64);	/* else offsets would share keys */
 
 static unsigned long slice_key(u64 offset)
 {
@@ -159,6 +145,23 @@ static void shrink(struct qcow2_cache *cache)
 	}
 }
 
+/* Drops some slices that nobody uses; false if there were none. */
+static bool evict(struct qcow2_cache *cache)
+{
+	struct qcow2_slice *slice, *next;
+	unsigned int before;
+
+	spin_lock(&cache->lock);
+	before = cache->nr;
+	list_for_each_entry_safe(slice, next, &cache->lru, lru)
+		if (drop_if_unused(cache, slice) &&
+		    before - cache->nr == SHRINK_SCAN)
+			break;
+	before -= cache->nr;
+	spin_unlock(&cache->lock);
+	return before;
+}
+
 static void lru_insert(struct qcow2_cache *cache, struct qcow2_slice *slice)
 {
 	spin_lock(&cache->lock);
@@ -166,6 +169,47 @@ static void lru_insert(struct qcow2_cache *cache, struct qcow2_slice *slice)
 	cache->nr++;
 	shrink(cache);
 	spin_unlock(&cache->lock);
+}
+
+/*
+ * Memory for a slice.  When the system has none left, the cache must not sit on
+ * the reserve: it drops what is clean, whatever its cap, and if all of it is
+ * dirty a commit, which has memory of its own, makes it clean.
+ */
+static struct qcow2_slice *get_memory(struct qcow2_image *img)
+{
+	struct qcow2_slice *slice;
+
+	for (;;) {
+		slice = slice_pool_alloc(GFP_NOIO | __GFP_NORETRY |
+					 __GFP_NOWARN, NULL);
+		if (!slice)
+			slice = mempool_alloc(slice_pool,
+					      GFP_NOWAIT | __GFP_NOWARN);
+		if (slice)
+			return slice;
+		if (!evict(&img->cache))
+			qcow2_commit(img);
+		/* What was dropped comes back after a grace period. */
+		schedule_timeout_uninterruptible(1);
+	}
+}
+
+static struct qcow2_slice *slice_alloc(struct qcow2_image *img,
+				       enum qcow2_slice_kind kind, u64 offset)
+{
+	struct qcow2_slice *slice = get_memory(img);
+
+	refcount_set(&slice->refs, 2);	/* the cache's and the caller's */
+	slice->flags = 0;
+	slice->kind = kind;
+	slice->offset = offset;
+	slice->error = 0;
+	init_completion(&slice->loaded);
+	INIT_LIST_HEAD(&slice->lru);
+	INIT_LIST_HEAD(&slice->dirty);
+	seqcount_mutex_init(&slice->seq, &img->meta_lock);
+	return slice;
 }
 
 /*
@@ -382,15 +426,14 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_cache_forget);
 /**
  * qcow2_cache_init() - make an empty cache
  * @cache: the cache
- * @slice_bytes: size of a slice
  */
-void qcow2_cache_init(struct qcow2_cache *cache, u32 slice_bytes)
+void qcow2_cache_init(struct qcow2_cache *cache)
 {
 	xa_init(&cache->slices);
 	spin_lock_init(&cache->lock);
 	INIT_LIST_HEAD(&cache->lru);
 	cache->nr = 0;
-	cache->max = QCOW2_CACHE_MAX_BYTES / slice_bytes;
+	cache->max = QCOW2_CACHE_MAX_BYTES / PAGE_SIZE;
 }
 
 /**

@@ -241,16 +241,17 @@ static int write_refblocks(struct qcow2_image *img, struct list_head *dirty)
 }
 
 /*
- * Notes why metadata could not be written.  Without space in the file system
- * nothing is lost: what was to be written is still dirty, and the next commit
- * tries again.  After any other error nobody knows what the file holds.
+ * Notes why metadata could not be written.  Without space in the file system,
+ * or memory for it, nothing is lost: what was to be written is still dirty, and
+ * the next commit tries again.  After any other error nobody knows what the file
+ * holds.
  */
 static int commit_failed(struct qcow2_image *img, int error)
 {
 	lockdep_assert_held(&img->commit_lock);
-	if (error == -ENOSPC)
-		pr_err_ratelimited("qcow2: %s: no space for metadata in the image file; what was not flushed is kept in memory\n",
-				   img->name);
+	if (error == -ENOSPC || error == -ENOMEM)
+		pr_err_ratelimited("qcow2: %s: no space or memory to write metadata (error %d); what was not flushed is kept in memory\n",
+				   img->name, error);
 	else
 		img->commit_error =
 			qcow2_image_fail(img, error,
@@ -320,8 +321,10 @@ static int commit_batch(struct qcow2_image *img, bool *more)
 	take_copies(img, &img->dirty_l2, &img->l2_copies, &l2);
 	list_splice_init(&img->dirty_refblocks, &refblocks);
 	*more = !list_empty(&img->dirty_l2);
-	if (!*more)
+	if (!*more) {
 		list_splice_tail_init(&img->unlinked, &drops);
+		WRITE_ONCE(img->nr_unlinked, 0);
+	}
 	mutex_unlock(&img->meta_lock);
 
 	ret = write_refblocks(img, &refblocks);
@@ -648,6 +651,7 @@ void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop)
 {
 	lockdep_assert_held(&img->meta_lock);
 	list_add_tail(&drop->link, &img->unlinked);
+	WRITE_ONCE(img->nr_unlinked, img->nr_unlinked + drop->nr);
 	qcow2_commit_later(img);
 }
 

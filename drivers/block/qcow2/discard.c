@@ -230,10 +230,12 @@ static int try_step(struct step *step)
 static int take_step(struct step *step, struct qcow2_io *io)
 {
 	struct qcow2_image *img = step->img;
+	const struct qcow2_geometry *geo = &img->geo;
 	u64 end = step->end;
+	u64 start = qcow2_cluster_start(geo, step->offset);
 	int ret;
 
-	step->drop = qcow2_drop_alloc(STEP_CLUSTERS);
+	step->drop = qcow2_drop_alloc(qcow2_clusters_of(geo, end - start));
 	if (!step->drop)
 		return -ENOMEM;
 	step->drop->nr = 0;
@@ -268,10 +270,15 @@ static int zero_some(struct qcow2_io *io, u64 end, bool keep)
 		.skip_compressed = io->op == QCOW2_OP_DISCARD,
 		.pass = { .img = img, .exclusive = true },
 	};
+	struct qcow2_epoch *epoch;
 	int ret;
 
 	ret = qcow2_may_write(img);
-	ret = ret ?: take_step(&step, io);
+	if (ret)
+		return ret;
+	epoch = qcow2_epoch_enter(img);
+	ret = take_step(&step, io);
+	qcow2_epoch_exit(epoch);
 	if (ret)
 		return ret;
 	io->bytes -= min(io->bytes, step.end - io->offset);
@@ -342,10 +349,12 @@ static int write_some(struct qcow2_io *io)
 /* Reads as zeroes already, so that a head or tail need not be written? */
 static int skip_zeroes(struct qcow2_io *io, u64 *bytes)
 {
+	struct qcow2_epoch *epoch = qcow2_epoch_enter(io->img);
 	struct qcow2_extent extent;
 	int ret;
 
 	ret = qcow2_map(io->img, io->offset, *bytes, &extent);
+	qcow2_epoch_exit(epoch);
 	*bytes = 0;
 	if (ret)
 		return ret;
@@ -387,8 +396,8 @@ void qcow2_write_zeroes(struct qcow2_io *io)
 {
 	int ret = 0;
 
+	io->must_commit |= io->fua;
 	while (!ret && io->bytes)
 		ret = zero_next(io);
-	io->must_commit |= io->fua;
 	finish(io, ret);
 }

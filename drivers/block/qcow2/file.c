@@ -42,6 +42,7 @@
  * @wq: where the rest of a short transfer is submitted
  * @flags: enum qcow2_file_flags
  * @wb_err: state of the page cache's errors when the file was opened
+ * @flush_failed: what was written may be lost; each flush fails from then on
  * @align: offset, length and memory of a transfer are multiples of this
  * @cannot_punch: its file system has no holes
  */
@@ -51,6 +52,7 @@ struct qcow2_file {
 	struct workqueue_struct *wq;
 	unsigned int flags;
 	errseq_t wb_err;
+	bool flush_failed;
 	unsigned int align;
 	bool cannot_punch;
 };
@@ -78,9 +80,28 @@ static void leave_fs(unsigned int old)
  * One transfer.
  */
 
+/*
+ * Some errors mean something of ours to those who get them: that an operation
+ * goes on elsewhere, that a step is to be taken again, that the image is
+ * damaged.  From the file they are I/O errors like others.
+ */
+static int plain_error(int error)
+{
+	switch (error) {
+	case -EINPROGRESS:
+	case -EAGAIN:
+	case -EUCLEAN:
+		return -EIO;
+	default:
+		return error;
+	}
+}
+
 static void finish(struct qcow2_fio *fio, int error)
 {
-	fio->error = error;
+	if (error && fio->dsync)
+		WRITE_ONCE(fio->file->flush_failed, true);
+	fio->error = plain_error(error);
 	fio->done(fio);
 }
 
@@ -105,6 +126,13 @@ static bool continue_later(struct qcow2_fio *fio, size_t moved)
 	return true;
 }
 
+/* The file ended there; it may have grown since, by what others wrote. */
+static bool read_to_end(const struct qcow2_fio *fio, long moved)
+{
+	return !moved || fio->offset + fio->transferred >=
+			 i_size_read(fio->file->inode);
+}
+
 static void transfer_done(struct qcow2_fio *fio, long ret)
 {
 	if (ret < 0) {
@@ -114,8 +142,7 @@ static void transfer_done(struct qcow2_fio *fio, long ret)
 	fio->transferred += ret;
 	if (fio->transferred == iov_iter_count(&fio->iter))
 		finish(fio, 0);
-	else if (!fio->write &&
-		 fio->offset + fio->transferred >= i_size_read(fio->file->inode))
+	else if (!fio->write && read_to_end(fio, ret))
 		zero_rest(fio);
 	else if (!continue_later(fio, ret))
 		finish(fio, fio->write ? -ENOSPC : -EIO);
@@ -357,9 +384,9 @@ int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes)
  * qcow2_file_flush() - make all completed writes durable
  * @file: the file
  *
- * Of several flushes that run at once vfs_fsync() tells only one of an error of
- * writeback.  The others must not believe that their data is safe, so once
- * writeback has failed, every flush fails.
+ * An error is told once: to one of several flushes that run at once, and not
+ * again by the next.  But what is lost stays lost, so once a flush or the
+ * writeback of the page cache has failed, every flush fails.
  *
  * Context: sleeps.
  * Return: 0 or a negative errno.
@@ -370,7 +397,10 @@ int qcow2_file_flush(struct qcow2_file *file)
 	int ret = vfs_fsync(file->filp, 1);
 
 	leave_fs(old);
-	return ret ?: filemap_check_wb_err(file->filp->f_mapping, file->wb_err);
+	ret = ret ?: filemap_check_wb_err(file->filp->f_mapping, file->wb_err);
+	if (ret)
+		WRITE_ONCE(file->flush_failed, true);
+	return READ_ONCE(file->flush_failed) ? -EIO : 0;
 }
 
 /*
@@ -430,6 +460,24 @@ static int choose_align(struct qcow2_file *file, struct qcow2_reason *why)
 	return 0;
 }
 
+/*
+ * What others have written before is not ours to lose: have it durable, and
+ * look only for errors that come later.
+ */
+static int begin_flushes(struct qcow2_file *file, struct qcow2_reason *why)
+{
+	int ret = 0;
+
+	if (file->flags & QCOW2_FILE_WRITABLE)
+		ret = vfs_fsync(file->filp, 1);
+	if (ret)
+		return qcow2_refuse(why, -EIO,
+				    "cannot be flushed (error %d), so what was written to it before may be lost",
+				    ret);
+	file->wb_err = filemap_sample_wb_err(file->filp->f_mapping);
+	return 0;
+}
+
 /**
  * qcow2_file_open() - use an open file as image file
  * @filp: the file; a reference is taken
@@ -455,10 +503,10 @@ struct qcow2_file *qcow2_file_open(struct file *filp, unsigned int flags,
 		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
 	file->filp = filp;
 	file->inode = filp->f_mapping->host;
-	file->wb_err = filemap_sample_wb_err(filp->f_mapping);
 	file->flags = flags;
 	file->wq = wq;
 	ret = choose_align(file, why);
+	ret = ret ?: begin_flushes(file, why);
 	if (ret) {
 		kfree(file);
 		return ERR_PTR(ret);

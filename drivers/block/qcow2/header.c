@@ -423,8 +423,8 @@ int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 		return ret;
 	if (end > geo->header_bytes)
 		ret = find_extensions(buf, geo->header_bytes, end, &ext, why);
-	ret = ret ?: check_features(geo, read_only, &ext, why);
 	ret = ret ?: check_compression(h, geo, why);
+	ret = ret ?: check_features(geo, read_only, &ext, why);
 	ret = ret ?: check_encryption(h, why);
 	if (ret)
 		return ret;

@@ -275,12 +275,13 @@ static int read_header(struct qcow2_image *img, struct qcow2_reason *why)
 static int check_blocks(struct qcow2_image *img, struct qcow2_reason *why)
 {
 	u32 align = qcow2_file_align(img->file);
+	u32 subcluster = 1U << img->geo.subcluster_bits;
 	u64 rest;
 
-	if (img->geo.cluster_bytes < align)
+	if (subcluster < align)
 		return qcow2_refuse(why, -EOPNOTSUPP,
-				    "direct I/O on it needs blocks of %u bytes, but its clusters have %u; attach without --direct-io",
-				    align, img->geo.cluster_bytes);
+				    "direct I/O on it needs blocks of %u bytes, but its (sub)clusters have %u; attach without --direct-io",
+				    align, subcluster);
 	div64_u64_rem(img->geo.virtual_bytes, align, &rest);
 	if (!rest)
 		return 0;
@@ -346,7 +347,7 @@ static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
 
 static int init_engine(struct qcow2_image *img, struct qcow2_reason *why)
 {
-	qcow2_cache_init(&img->cache, qcow2_slice_bytes(&img->geo));
+	qcow2_cache_init(&img->cache);
 	img->max_dirty = img->cache.max / 2;
 	if (qcow2_commit_init(img))
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
@@ -393,8 +394,17 @@ static struct qcow2_image *alloc_image(const char *name, bool read_only)
 	INIT_WORK(&img->corrupt_work, mark_corrupt);
 	img->wq = alloc_workqueue("qcow2-%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0,
 				  name);
-	if (img->wq)
-		return img;
+	if (!img->wq)
+		goto err_image;
+	img->file_wq = alloc_workqueue("qcow2-%s-file",
+				       WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+	if (!img->file_wq)
+		goto err_wq;
+	return img;
+
+err_wq:
+	destroy_workqueue(img->wq);
+err_image:
 	kfree(img);
 	return NULL;
 }
@@ -402,6 +412,7 @@ static struct qcow2_image *alloc_image(const char *name, bool read_only)
 static void free_image(struct qcow2_image *img)
 {
 	destroy_workqueue(img->wq);
+	destroy_workqueue(img->file_wq);
 	mutex_destroy(&img->meta_lock);
 	mutex_destroy(&img->grow_lock);
 	kfree(img);
@@ -428,7 +439,7 @@ struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
 	img = alloc_image(name, !(file_flags & QCOW2_FILE_WRITABLE));
 	if (!img)
 		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
-	img->file = qcow2_file_open(filp, file_flags, img->wq, why);
+	img->file = qcow2_file_open(filp, file_flags, img->file_wq, why);
 	if (IS_ERR(img->file)) {
 		ret = PTR_ERR(img->file);
 		goto err_image;

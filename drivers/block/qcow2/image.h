@@ -28,6 +28,9 @@
 /* A metadata cache of this size serves most disks whole (DESIGN §6). */
 #define QCOW2_CACHE_MAX_BYTES	SZ_32M
 
+/* With more freed clusters than this on record, a writer commits first. */
+#define QCOW2_MAX_UNLINKED	SZ_64K
+
 /* Metadata changes reach the file after this time at the latest. */
 #define QCOW2_COMMIT_SECONDS	5
 
@@ -239,7 +242,7 @@ int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
 
 int __init qcow2_cache_init_pool(void);
 void qcow2_cache_exit_pool(void);
-void qcow2_cache_init(struct qcow2_cache *cache, u32 slice_bytes);
+void qcow2_cache_init(struct qcow2_cache *cache);
 void qcow2_cache_destroy(struct qcow2_cache *cache);
 struct qcow2_slice *qcow2_slice_find(struct qcow2_image *img,
 				     enum qcow2_slice_kind kind, u64 offset);
@@ -300,6 +303,7 @@ struct qcow2_drop {
  * @file: where it lies
  * @geo: the header; its L1 and refcount table members follow growth
  * @wq: everything that may sleep runs here
+ * @file_wq: the rest of short transfers, for which what runs on @wq waits
  * @cache: L2 and refcount block slices
  * @l1: active L1 table, CPU byte order; READ_ONCE, changed under meta_lock
  * @reftable: refcount table, CPU byte order, under meta_lock
@@ -324,6 +328,7 @@ struct qcow2_drop {
  * @commit_work: commits by the clock
  * @corrupt_work: sets the corrupt bit in the header
  * @unlinked: drops, see struct qcow2_drop; under meta_lock
+ * @nr_unlinked: clusters in @unlinked; READ_ONCE, changed under meta_lock
  * @durable: drops; under meta_lock
  * @draining: drops; under meta_lock
  * @release_work: applies @draining
@@ -350,6 +355,7 @@ struct qcow2_image {
 	struct qcow2_file *file;
 	struct qcow2_geometry geo;
 	struct workqueue_struct *wq;
+	struct workqueue_struct *file_wq;
 	struct qcow2_cache cache;
 
 	u64 *l1;
@@ -377,6 +383,7 @@ struct qcow2_image {
 	struct work_struct corrupt_work;
 
 	struct list_head unlinked;
+	unsigned int nr_unlinked;
 	struct list_head durable;
 	struct list_head draining;
 	struct work_struct release_work;
@@ -644,6 +651,7 @@ void qcow2_write_zeroes(struct qcow2_io *io);
 /**
  * enum qcow2_need_kind - what must be brought before a step can be taken
  * @QCOW2_NEED_NOTHING: nothing
+ * @QCOW2_NEED_A_BREAK: others must get meta_lock for a while
  * @QCOW2_NEED_SLICE: a slice must be loaded
  * @QCOW2_NEED_L2_TABLE: the L1 entry has no L2 table of its own
  * @QCOW2_NEED_REFBLOCK: the refcount table entry has no refcount block
@@ -651,6 +659,7 @@ void qcow2_write_zeroes(struct qcow2_io *io);
  */
 enum qcow2_need_kind {
 	QCOW2_NEED_NOTHING,
+	QCOW2_NEED_A_BREAK,
 	QCOW2_NEED_SLICE,
 	QCOW2_NEED_L2_TABLE,
 	QCOW2_NEED_REFBLOCK,

@@ -311,7 +311,8 @@ int qcow2_alloc_refblock(struct qcow2_image *img, u32 index)
 	int ret;
 
 	lockdep_assert_held(&img->grow_lock);
-	if (img->reftable[index])
+	/* The bits that are no offset mean nothing, here as in QEMU. */
+	if (img->reftable[index] & QCOW2_REFTABLE_OFFSET_MASK)
 		return 0;
 	if (!index)
 		return qcow2_image_fail(img, -EUCLEAN,
@@ -368,8 +369,10 @@ static int plan_reftable(struct qcow2_image *img, u64 min_entries,
 	new->first = (u64)img->reftable_entries << geo->refblock_bits;
 	do {
 		new->blocks = blocks;
-		entries = max(min_entries, img->reftable_entries + blocks);
-		entries = max(entries, img->reftable_entries * 3ULL / 2);
+		entries = min(img->reftable_entries * 3ULL / 2,
+			      QCOW2_MAX_REFTABLE_BYTES / sizeof(u64));
+		entries = max3(entries, min_entries,
+			       img->reftable_entries + blocks);
 		new->clusters = qcow2_clusters_of(geo, entries * sizeof(u64));
 		blocks = DIV_ROUND_UP_ULL(new->blocks + new->clusters,
 					  per_block);

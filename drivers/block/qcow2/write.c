@@ -840,7 +840,8 @@ int qcow2_may_write(struct qcow2_image *img)
 		return -EROFS;
 	if (qcow2_image_needs_check(img))
 		return -EIO;
-	if (READ_ONCE(img->nr_dirty) > img->max_dirty) {
+	if (READ_ONCE(img->nr_dirty) > img->max_dirty ||
+	    READ_ONCE(img->nr_unlinked) > QCOW2_MAX_UNLINKED) {
 		int ret = qcow2_commit(img);
 
 		if (ret)
