@@ -7,13 +7,13 @@
 # kernels, in ~/.cache/qcow2-ko; a second run takes what is there.
 
 .PHONY: all setup kernel module tool demo check check-long clean help
-.PHONY: check-builds check-kunit check-e2e check-guest check-tool
+.PHONY: check-builds check-tool check-kunit check-engine check-guest check-e2e
 
 all: module tool
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
-	@echo 'Parts of make check: check-builds check-kunit check-e2e check-guest check-tool'
+	@echo 'Parts of make check: check-builds check-tool check-kunit check-engine check-guest check-e2e'
 
 setup:
 	@scripts/setup
@@ -33,7 +33,7 @@ demo: module tool
 check:
 	@scripts/check
 
-check-builds check-kunit check-e2e check-guest check-tool: setup
+check-builds check-tool check-kunit check-engine check-guest check-e2e: setup
 	@scripts/check $(@:check-%=%)
 
 # The longer runs come with the tests that need them.
