@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Images to start from, made by QEMU's tools and kept for the next run.
+ */
+#ifndef _BASE_H
+#define _BASE_H
+
+#include <linux/types.h>
+
+/**
+ * struct base_options - how an image is made
+ * @cluster_bits: log2 of the cluster size
+ * @refcount_bits: width of a refcount
+ * @version: 2 or 3
+ * @extl2: extended L2 entries
+ * @lazy: lazy_refcounts=on
+ * @metadata: preallocation=metadata
+ * @snapshot: has an internal snapshot
+ * @filled: has data, and zero clusters with and without a host cluster
+ * @virtual_bytes: size of the disk
+ * @seed: of what it is filled with
+ */
+struct base_options {
+	unsigned int cluster_bits;
+	unsigned int refcount_bits;
+	unsigned int version;
+	bool extl2;
+	bool lazy;
+	bool metadata;
+	bool snapshot;
+	bool filled;
+	u64 virtual_bytes;
+	u64 seed;
+};
+
+/* Random ones, of all that the engine serves. */
+void base_choose(struct base_options *options, u64 seed);
+void base_describe(const struct base_options *options, char *text,
+		   size_t bytes);
+/*
+ * Makes the image in @dir unless it is there. @path gets its name. At that time
+ * our reader is compared with `qemu-img convert`. 0, or it has said why not.
+ */
+int base_make(const struct base_options *options, const char *dir, char *path,
+	      size_t bytes);
+
+/*
+ * Runs a program without a shell; its exit status, -1 if it did not exit.
+ * @quiet: throws away what it prints.
+ */
+int run_program(const char * const argv[], bool quiet);
+/* A whole file; free() it. NULL if it cannot be read. */
+unsigned char *read_file(const char *path, size_t *bytes);
+
+#endif

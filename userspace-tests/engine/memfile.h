@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The image file in memory: what stands behind drivers/block/qcow2/file.h in
+ * the tests.
+ *
+ * Transfers are carried out by threads of the file's own, in an order and after
+ * delays that a seed decides, so that completions really come in another
+ * context and overtake each other. Every operation can be recorded, and made to
+ * fail.
+ */
+#ifndef _MEMFILE_H
+#define _MEMFILE_H
+
+#include <linux/types.h>
+
+struct file;
+
+/**
+ * struct memfile_options - how a file behaves
+ * @seed: of the order and the delays of transfers
+ * @threads: how many carry transfers out; 0: transfers are done at once, by who
+ *	submits them
+ * @inline_percent: how many of 100 are done at once all the same
+ * @delay_ns: a transfer is held up for a time up to this; 0 for not at all
+ * @slow_percent: how many of 100 may be held up 100 times as long
+ * @align: offsets, lengths and memory must be multiples of it; 512 if 0
+ * @max_bytes: the largest size, which the file tells; 0 for 2^62
+ * @record: keep a log of all operations
+ */
+struct memfile_options {
+	u64 seed;
+	unsigned int threads;
+	unsigned int inline_percent;
+	unsigned int delay_ns;
+	unsigned int slow_percent;
+	unsigned int align;
+	u64 max_bytes;
+	bool record;
+};
+
+enum memfile_op {
+	MEMFILE_READ,
+	MEMFILE_WRITE,
+	MEMFILE_FLUSH,
+	MEMFILE_ZERO,	/* the range reads as zeroes, space is kept */
+	MEMFILE_PUNCH,	/* likewise, space is given back */
+	MEMFILE_TRUNCATE,
+	MEMFILE_NR_OPS
+};
+
+/**
+ * struct memfile_record - an operation that changes what is in the file, or
+ *	makes it durable
+ * @op: reads are not recorded
+ * @dsync: a write that is durable when it has ended
+ * @error: it failed; a write may have changed some of its sectors all the same
+ * @begun: point in time
+ * @applied: point in time when the content changed; gives the order of changes
+ * @ended: point in time, 0 if it has not ended yet
+ * @offset: in bytes
+ * @bytes: length; new size of a truncate
+ * @data: of a write
+ *
+ * Points in time are those of memfile_now().
+ */
+struct memfile_record {
+	enum memfile_op op;
+	bool dsync;
+	int error;
+	u64 begun;
+	u64 applied;
+	u64 ended;
+	u64 offset;
+	u64 bytes;
+	unsigned char *data;
+};
+
+/**
+ * struct memfile_fault - operations that fail
+ * @ops: bits 1 << enum memfile_op
+ * @skip: so many of them succeed first
+ * @times: so many fail then; 0 for all
+ * @error: negative errno
+ * @torn: a write that fails changes a random part of its sectors
+ * @from: only those that touch bytes from here ...
+ * @to: ... up to here; 0 for everywhere
+ */
+struct memfile_fault {
+	unsigned int ops;
+	u64 skip;
+	u64 times;
+	int error;
+	bool torn;
+	u64 from;
+	u64 to;
+};
+
+struct file *memfile_create(const struct memfile_options *options);
+void memfile_destroy(struct file *filp);
+
+/* 0 or a negative errno. Holes stay holes in both directions. */
+int memfile_load(struct file *filp, const char *path);
+int memfile_dump(struct file *filp, const char *path);
+void memfile_load_buf(struct file *filp, const void *buf, size_t bytes);
+/* The whole content; free() it. */
+unsigned char *memfile_flatten(struct file *filp, size_t *bytes);
+u64 memfile_bytes(struct file *filp);
+
+/* Ticks with every beginning and every end, and with every call. */
+u64 memfile_now(struct file *filp);
+/* The log; only while no transfer runs. */
+const struct memfile_record *memfile_log(struct file *filp, size_t *nr);
+void memfile_log_clear(struct file *filp);
+/* How many of a kind were begun since the file was made. */
+u64 memfile_count(struct file *filp, enum memfile_op op);
+
+/* One fault at a time; NULL for none. */
+void memfile_fault(struct file *filp, const struct memfile_fault *fault);
+/* How often it struck. */
+u64 memfile_faults(struct file *filp);
+/*
+ * Writes that need new blocks fail with ENOSPC when the file has so many bytes
+ * of them, rounded to 4 KiB; 0 for no limit.
+ */
+void memfile_set_space(struct file *filp, u64 bytes);
+u64 memfile_space_used(struct file *filp);
+
+/* For what file.h has beyond transfers, and for tests. 0 or a negative errno. */
+int memfile_zero_range(struct file *filp, u64 offset, u64 bytes, bool punch);
+int memfile_truncate(struct file *filp, u64 bytes);
+
+#endif

@@ -1,0 +1,486 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Reads and checks a qcow2 image, by the specification (QEMU's
+ * docs/interop/qcow2). What is an error and what is a leak follows what
+ * `qemu-img check` of QEMU 7.2 says; overlaps of different structures are
+ * errors here even where the refcount happens to cover them.
+ *
+ * COPIED: QEMU takes a flag that differs from "the refcount is 1" for an error
+ * in both directions, in the active L1 table and its L2 tables only.
+ */
+
+#include "qcheck.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COPIED		(1ULL << 63)
+#define COMPRESSED	(1ULL << 62)
+#define ZERO		1ULL
+#define OFFSET		0x00fffffffffffe00ULL
+#define L1_RESERVED	0x7f000000000001ffULL
+#define L2_RESERVED	0x3f000000000001feULL
+#define REFTABLE_RESERVED 0x1ffULL
+
+#define INCOMPAT_DIRTY		(1ULL << 0)
+#define INCOMPAT_CORRUPT	(1ULL << 1)
+#define INCOMPAT_EXTL2		(1ULL << 4)
+
+/*
+ * Bytes of the file.
+ */
+
+static uint64_t get_be(const struct qimg *q, uint64_t offset, unsigned int n)
+{
+	uint64_t v = 0;
+
+	for (; n; n--, offset++)
+		v = v << 8 | (offset < q->bytes ? q->buf[offset] : 0);
+	return v;
+}
+
+static uint64_t get64(const struct qimg *q, uint64_t offset)
+{
+	return get_be(q, offset, 8);
+}
+
+static uint64_t into_cluster(const struct qimg *q, uint64_t offset)
+{
+	return offset & (q->cluster_bytes - 1);
+}
+
+/*
+ * The header.
+ */
+
+static const char *check_header(const struct qimg *q)
+{
+	if (q->version != 2 && q->version != 3)
+		return "unknown version";
+	if (q->cluster_bits < 9 || q->cluster_bits > 21)
+		return "cluster_bits out of range";
+	if (q->incompatible & ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT |
+				INCOMPAT_EXTL2))
+		return "incompatible feature that the checker does not know";
+	if (q->refcount_bits > 64)
+		return "refcount_order out of range";
+	if (into_cluster(q, q->l1_offset) ||
+	    into_cluster(q, q->reftable_offset) ||
+	    into_cluster(q, q->snapshots_offset))
+		return "a table is not aligned";
+	if (q->reftable_offset + q->reftable_clusters * q->cluster_bytes >
+	    (q->bytes + q->cluster_bytes - 1) / q->cluster_bytes *
+	    q->cluster_bytes)
+		return "the refcount table is behind the end of the file";
+	if (q->l1_offset + q->l1_entries * 8ULL > q->bytes)
+		return "the L1 table is behind the end of the file";
+	return NULL;
+}
+
+const char *qimg_open(struct qimg *q, const void *buf, size_t bytes)
+{
+	memset(q, 0, sizeof(*q));
+	q->buf = buf;
+	q->bytes = bytes;
+	if (get_be(q, 0, 4) != 0x514649fb)
+		return "no qcow2 magic";
+	q->version = get_be(q, 4, 4);
+	if (get64(q, 8))
+		return "backing files are not known to the checker";
+	q->cluster_bits = get_be(q, 20, 4);
+	q->cluster_bytes = 1ULL << (q->cluster_bits & 31);
+	q->virtual_bytes = get64(q, 24);
+	if (get_be(q, 32, 4))
+		return "encryption is not known to the checker";
+	q->l1_entries = get_be(q, 36, 4);
+	q->l1_offset = get64(q, 40);
+	q->reftable_offset = get64(q, 48);
+	q->reftable_clusters = get_be(q, 56, 4);
+	q->nb_snapshots = get_be(q, 60, 4);
+	q->snapshots_offset = get64(q, 64);
+	q->refcount_bits = 16;
+	if (q->version == 3) {
+		q->incompatible = get64(q, 72);
+		q->refcount_bits = 1U << (get_be(q, 96, 4) & 7);
+	}
+	q->extl2 = q->incompatible & INCOMPAT_EXTL2;
+	q->entry_bytes = q->extl2 ? 16 : 8;
+	return check_header(q);
+}
+
+/*
+ * Checking.
+ */
+
+enum kind {
+	KIND_NONE,
+	KIND_HEADER,
+	KIND_L1,
+	KIND_REFTABLE,
+	KIND_REFBLOCK,
+	KIND_SNAPSHOTS,
+	KIND_L2,
+	KIND_DATA,
+	KIND_COMPRESSED,
+};
+
+static const char * const kind_names[] = {
+	"nothing", "the header", "an L1 table", "the refcount table",
+	"a refcount block", "the snapshot table", "an L2 table", "data",
+	"compressed data",
+};
+
+/**
+ * struct cluster - what refers to a host cluster
+ * @refs: how often
+ * @kind: as what
+ * @tree: number of the L1 table through which it was reached last, from 1
+ */
+struct cluster {
+	uint32_t refs;
+	uint8_t kind;
+	uint8_t tree;
+};
+
+struct checker {
+	const struct qimg *q;
+	struct qcheck *result;
+	struct cluster *clusters;
+	uint64_t nr;
+	unsigned int tree;
+};
+
+__attribute__((format(printf, 2, 3)))
+static void corruption(struct checker *c, const char *fmt, ...)
+{
+	va_list args;
+
+	if (c->result->corruptions++)
+		return;
+	va_start(args, fmt);
+	vsnprintf(c->result->first, sizeof(c->result->first), fmt, args);
+	va_end(args);
+}
+
+static void refer_cluster(struct checker *c, uint64_t index, enum kind kind)
+{
+	struct cluster *cl;
+
+	if (index >= c->nr) {
+		corruption(c, "%s at 0x%llx is behind the end of the file",
+			   kind_names[kind],
+			   (unsigned long long)index << c->q->cluster_bits);
+		return;
+	}
+	cl = &c->clusters[index];
+	if (cl->refs && cl->kind != kind)
+		corruption(c, "cluster 0x%llx is %s and %s",
+			   (unsigned long long)index << c->q->cluster_bits,
+			   kind_names[cl->kind], kind_names[kind]);
+	else if (cl->refs && (kind < KIND_L2 ||
+			      (kind < KIND_COMPRESSED && cl->tree == c->tree)))
+		corruption(c, "cluster 0x%llx is %s twice",
+			   (unsigned long long)index << c->q->cluster_bits,
+			   kind_names[kind]);
+	cl->refs++;
+	cl->kind = kind;
+	cl->tree = c->tree;
+}
+
+static void refer(struct checker *c, uint64_t offset, uint64_t bytes,
+		  enum kind kind)
+{
+	uint64_t i, last;
+
+	if (!bytes)
+		return;
+	last = (offset + bytes - 1) >> c->q->cluster_bits;
+	for (i = offset >> c->q->cluster_bits; i <= last; i++)
+		refer_cluster(c, i, kind);
+}
+
+static uint64_t stored_refcount(const struct qimg *q, uint64_t index)
+{
+	uint64_t per_block = q->cluster_bytes * 8 / q->refcount_bits;
+	uint64_t table_index = index / per_block, i = index % per_block, block;
+
+	if (table_index >= q->reftable_clusters * q->cluster_bytes / 8)
+		return 0;
+	block = get64(q, q->reftable_offset + table_index * 8) &
+		~REFTABLE_RESERVED;
+	if (!block)
+		return 0;
+	if (q->refcount_bits < 8)
+		return get_be(q, block + i * q->refcount_bits / 8, 1) >>
+		       (i * q->refcount_bits % 8) &
+		       ((1U << q->refcount_bits) - 1);
+	return get_be(q, block + i * q->refcount_bits / 8,
+		      q->refcount_bits / 8);
+}
+
+static void check_copied(struct checker *c, const char *what, uint64_t entry)
+{
+	uint64_t offset = entry & OFFSET;
+	uint64_t refcount = stored_refcount(c->q, offset >> c->q->cluster_bits);
+
+	if (c->tree != 1 || c->result->dirty)
+		return;
+	if ((refcount == 1) != !!(entry & COPIED))
+		corruption(c, "%s entry 0x%llx: COPIED with a refcount of %llu",
+			   what, (unsigned long long)entry,
+			   (unsigned long long)refcount);
+}
+
+static void check_compressed(struct checker *c, uint64_t entry)
+{
+	unsigned int x = 62 - (c->q->cluster_bits - 8);
+	uint64_t offset = entry & ((1ULL << x) - 1);
+	uint64_t sectors = (entry & ~(COPIED | COMPRESSED)) >> x;
+
+	if (entry & COPIED)
+		corruption(c, "compressed entry 0x%llx is COPIED",
+			   (unsigned long long)entry);
+	refer(c, offset, (sectors + 1) * 512 - (offset & 511),
+	      KIND_COMPRESSED);
+}
+
+static void check_bitmap(struct checker *c, uint64_t entry, uint64_t bitmap)
+{
+	if ((uint32_t)bitmap & (bitmap >> 32))
+		corruption(c, "L2 bitmap 0x%llx contradicts itself",
+			   (unsigned long long)bitmap);
+	if (!(entry & OFFSET) && (uint32_t)bitmap)
+		corruption(c, "L2 bitmap 0x%llx without a cluster",
+			   (unsigned long long)bitmap);
+	if (entry & ZERO)
+		corruption(c, "extended L2 entry 0x%llx has the zero bit",
+			   (unsigned long long)entry);
+}
+
+static void check_l2_entry(struct checker *c, uint64_t pos)
+{
+	const struct qimg *q = c->q;
+	uint64_t entry = get64(q, pos);
+	uint64_t bitmap = q->extl2 ? get64(q, pos + 8) : 0;
+
+	if (entry & COMPRESSED) {
+		if (bitmap)
+			corruption(c, "compressed entry with a bitmap");
+		check_compressed(c, entry);
+		return;
+	}
+	if ((entry & L2_RESERVED) || (q->version == 2 && (entry & ZERO)))
+		corruption(c, "L2 entry 0x%llx has reserved bits",
+			   (unsigned long long)entry);
+	if (q->extl2)
+		check_bitmap(c, entry, bitmap);
+	if (!(entry & OFFSET))
+		return;
+	if (into_cluster(q, entry & OFFSET)) {
+		corruption(c, "L2 entry 0x%llx is not aligned",
+			   (unsigned long long)entry);
+		return;
+	}
+	refer(c, entry & OFFSET, q->cluster_bytes, KIND_DATA);
+	check_copied(c, "L2", entry);
+}
+
+static void check_l1_entry(struct checker *c, uint64_t entry)
+{
+	const struct qimg *q = c->q;
+	uint64_t pos;
+
+	if (!entry)
+		return;
+	if (entry & L1_RESERVED)
+		corruption(c, "L1 entry 0x%llx has reserved bits",
+			   (unsigned long long)entry);
+	if (!(entry & OFFSET) || into_cluster(q, entry & OFFSET)) {
+		corruption(c, "L1 entry 0x%llx is not aligned",
+			   (unsigned long long)entry);
+		return;
+	}
+	refer(c, entry & OFFSET, q->cluster_bytes, KIND_L2);
+	check_copied(c, "L1", entry);
+	for (pos = 0; pos < q->cluster_bytes; pos += q->entry_bytes)
+		check_l2_entry(c, (entry & OFFSET) + pos);
+}
+
+static void check_l1(struct checker *c, uint64_t offset, unsigned int entries)
+{
+	unsigned int i;
+
+	c->tree++;
+	refer(c, offset, entries * 8ULL, KIND_L1);
+	for (i = 0; i < entries; i++)
+		check_l1_entry(c, get64(c->q, offset + i * 8ULL));
+}
+
+static void check_snapshots(struct checker *c)
+{
+	const struct qimg *q = c->q;
+	uint64_t pos = q->snapshots_offset;
+	unsigned int i;
+
+	for (i = 0; i < q->nb_snapshots && pos < q->bytes; i++) {
+		check_l1(c, get64(q, pos), get_be(q, pos + 8, 4));
+		pos += 40 + get_be(q, pos + 36, 4) + get_be(q, pos + 12, 2) +
+		       get_be(q, pos + 14, 2);
+		pos = (pos + 7) & ~7ULL;
+	}
+	refer(c, q->snapshots_offset, pos - q->snapshots_offset,
+	      KIND_SNAPSHOTS);
+}
+
+static void check_reftable(struct checker *c)
+{
+	const struct qimg *q = c->q;
+	uint64_t i, n = q->reftable_clusters * q->cluster_bytes / 8;
+
+	refer(c, q->reftable_offset, q->reftable_clusters * q->cluster_bytes,
+	      KIND_REFTABLE);
+	for (i = 0; i < n; i++) {
+		uint64_t entry = get64(q, q->reftable_offset + i * 8);
+
+		if (!entry)
+			continue;
+		if ((entry & REFTABLE_RESERVED) || into_cluster(q, entry))
+			corruption(c, "refcount table entry 0x%llx is not aligned",
+				   (unsigned long long)entry);
+		else
+			refer(c, entry, q->cluster_bytes, KIND_REFBLOCK);
+	}
+}
+
+static void compare_one(struct checker *c, uint64_t index)
+{
+	uint64_t stored = stored_refcount(c->q, index);
+	uint64_t refs = index < c->nr ? c->clusters[index].refs : 0;
+
+	if (stored > refs)
+		c->result->leaks++;
+	if (stored >= refs)
+		return;
+	c->result->low++;
+	if (!c->result->dirty)
+		corruption(c, "cluster 0x%llx (%s) has refcount %llu and %llu references",
+			   (unsigned long long)index << c->q->cluster_bits,
+			   kind_names[c->clusters[index].kind],
+			   (unsigned long long)stored,
+			   (unsigned long long)refs);
+}
+
+static void compare_refcounts(struct checker *c)
+{
+	const struct qimg *q = c->q;
+	uint64_t per_block = q->cluster_bytes * 8 / q->refcount_bits;
+	uint64_t i, j, n = q->reftable_clusters * q->cluster_bytes / 8;
+
+	for (i = 0; i < n; i++) {
+		if (!get64(q, q->reftable_offset + i * 8))
+			continue;
+		for (j = 0; j < per_block; j++)
+			if (i * per_block + j >= c->nr)
+				compare_one(c, i * per_block + j);
+	}
+	for (i = 0; i < c->nr; i++)
+		compare_one(c, i);
+}
+
+void qimg_check(const struct qimg *q, struct qcheck *result)
+{
+	struct checker c = { .q = q, .result = result };
+
+	memset(result, 0, sizeof(*result));
+	result->dirty = q->incompatible & INCOMPAT_DIRTY;
+	result->corrupt = q->incompatible & INCOMPAT_CORRUPT;
+	c.nr = (q->bytes + q->cluster_bytes - 1) >> q->cluster_bits;
+	c.clusters = calloc(c.nr + 1, sizeof(*c.clusters));
+	if (!c.clusters)
+		abort();
+	refer(&c, 0, q->cluster_bytes, KIND_HEADER);
+	check_reftable(&c);
+	check_l1(&c, q->l1_offset, q->l1_entries);
+	check_snapshots(&c);
+	compare_refcounts(&c);
+	free(c.clusters);
+}
+
+/*
+ * Reading.
+ */
+
+static void get_bytes(const struct qimg *q, uint64_t offset, size_t bytes,
+		      unsigned char *to)
+{
+	size_t n = offset >= q->bytes ? 0 : q->bytes - offset;
+
+	if (n > bytes)
+		n = bytes;
+	memcpy(to, q->buf + (n ? offset : 0), n);
+	memset(to + n, 0, bytes - n);
+}
+
+static const char *read_mapped(const struct qimg *q, uint64_t entry,
+			       uint64_t bitmap, uint64_t in, size_t bytes,
+			       unsigned char *to)
+{
+	uint64_t sub = in / (q->cluster_bytes / 32);
+	bool zero = q->extl2 ? bitmap >> (32 + sub) & 1 : entry & ZERO;
+	bool alloc = q->extl2 ? bitmap >> sub & 1 : (entry & OFFSET) && !zero;
+
+	if (entry & COMPRESSED)
+		return "compressed clusters are not known to the reader";
+	if (alloc && zero)
+		return "subcluster is allocated and zero";
+	if (alloc && into_cluster(q, entry & OFFSET))
+		return "unaligned L2 entry";
+	if (alloc)
+		get_bytes(q, (entry & OFFSET) + in, bytes, to);
+	else
+		memset(to, 0, bytes);
+	return NULL;
+}
+
+static const char *read_piece(const struct qimg *q, uint64_t offset,
+			      size_t bytes, unsigned char *to)
+{
+	uint64_t entries = q->cluster_bytes / q->entry_bytes;
+	uint64_t cluster = offset >> q->cluster_bits;
+	uint64_t l1, pos;
+
+	if (cluster / entries >= q->l1_entries)
+		return "the L1 table is too short";
+	l1 = get64(q, q->l1_offset + cluster / entries * 8) & OFFSET;
+	if (!l1) {
+		memset(to, 0, bytes);
+		return NULL;
+	}
+	pos = l1 + cluster % entries * q->entry_bytes;
+	return read_mapped(q, get64(q, pos), q->extl2 ? get64(q, pos + 8) : 0,
+			   into_cluster(q, offset), bytes, to);
+}
+
+const char *qimg_read(const struct qimg *q, uint64_t offset, size_t bytes,
+		      void *to)
+{
+	uint64_t unit = q->extl2 ? q->cluster_bytes / 32 : q->cluster_bytes;
+	unsigned char *pos = to;
+
+	while (bytes) {
+		size_t n = unit - (offset & (unit - 1));
+		const char *why;
+
+		if (n > bytes)
+			n = bytes;
+		why = read_piece(q, offset, n, pos);
+		if (why)
+			return why;
+		offset += n;
+		pos += n;
+		bytes -= n;
+	}
+	return NULL;
+}

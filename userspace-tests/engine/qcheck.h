@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A reader and checker of qcow2 images in memory, written from the
+ * specification, which shares nothing with the engine.
+ */
+#ifndef _QCHECK_H
+#define _QCHECK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/**
+ * struct qimg - an image
+ * @buf: the file
+ * @bytes: its length; what is behind reads as zeroes
+ */
+struct qimg {
+	const unsigned char *buf;
+	size_t bytes;
+
+	unsigned int version;
+	unsigned int cluster_bits;
+	uint64_t cluster_bytes;
+	unsigned int refcount_bits;
+	bool extl2;
+	unsigned int entry_bytes;
+	uint64_t virtual_bytes;
+	uint64_t l1_offset;
+	unsigned int l1_entries;
+	uint64_t reftable_offset;
+	unsigned int reftable_clusters;
+	unsigned int nb_snapshots;
+	uint64_t snapshots_offset;
+	uint64_t incompatible;
+};
+
+/**
+ * struct qcheck - what qimg_check() found
+ * @corruptions: rules broken that `qemu-img check` calls an error
+ * @leaks: clusters whose refcount is too high
+ * @low: clusters whose refcount is too low; corruptions too unless @dirty
+ * @dirty: the header says that refcounts may be wrong
+ * @corrupt: the header says that the image is corrupt
+ * @first: the first corruption, in words
+ */
+struct qcheck {
+	unsigned int corruptions;
+	unsigned int leaks;
+	unsigned int low;
+	bool dirty;
+	bool corrupt;
+	char first[256];
+};
+
+/* NULL, or why this is no image that the reader knows. */
+const char *qimg_open(struct qimg *q, const void *buf, size_t bytes);
+void qimg_check(const struct qimg *q, struct qcheck *result);
+/* NULL, or why it cannot be read. Within the virtual size. */
+const char *qimg_read(const struct qimg *q, uint64_t offset, size_t bytes,
+		      void *to);
+
+#endif

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * RCU over liburcu, and percpu_ref, whose end needs a grace period.
+ *
+ * liburcu's "bp" flavour needs no registration of threads. Its call_rcu()
+ * waits 10 ms for callbacks to gather, which would be most of the time that a
+ * small image is open, so callbacks run on a thread of ours, in atomic context
+ * as in the kernel. liburcu itself is not seen by TSan; the two orders that RCU
+ * promises are told to it here: readers that ended come before the callback,
+ * and so does what preceded call_rcu().
+ */
+
+/* Its rcu_head is not ours, and its names are reached by their prefix. */
+#define rcu_head urcu_head
+#include <urcu/urcu-bp.h>
+#undef rcu_head
+#undef rcu_read_lock
+#undef rcu_read_unlock
+#undef call_rcu
+#undef rcu_barrier
+#undef synchronize_rcu
+#undef rcu_dereference
+#undef rcu_assign_pointer
+
+#include <linux/bug.h>
+#include <linux/percpu-refcount.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static struct shim_callback *queue_head, **queue_tail = &queue_head;
+static u64 queued, done;
+
+/* Tokens: all read sections that ended, all callbacks that ran. */
+static char readers, callbacks;
+
+struct shim_callback {
+	struct shim_callback *next;
+	void (*func)(struct rcu_head *head);
+};
+
+static_assert(sizeof(struct shim_callback) <=
+	      offsetof(struct rcu_head, func));
+
+void rcu_read_lock(void)
+{
+	shim_atomic_begin();
+	urcu_bp_read_lock();
+}
+
+void rcu_read_unlock(void)
+{
+	shim_hb_before(&readers);
+	urcu_bp_read_unlock();
+	shim_atomic_end();
+}
+
+void synchronize_rcu(void)
+{
+	might_sleep();
+	urcu_bp_synchronize_rcu();
+	shim_hb_after(&readers);
+}
+
+static void run_callbacks(struct shim_callback *list)
+{
+	while (list) {
+		struct shim_callback *next = list->next;
+		struct rcu_head *head = (struct rcu_head *)list;
+
+		shim_hide_end();
+		shim_hb_after(&readers);
+		shim_hb_after(head);
+		shim_atomic_begin();
+		head->func(head);
+		shim_atomic_end();
+		shim_hb_before(&callbacks);
+		shim_hide_begin();
+		pthread_mutex_lock(&lock);
+		done++;
+		pthread_cond_broadcast(&changed);
+		pthread_mutex_unlock(&lock);
+		list = next;
+	}
+}
+
+static void *callback_thread(void *unused)
+{
+	shim_hide_begin();
+	for (;;) {
+		struct shim_callback *list;
+
+		pthread_mutex_lock(&lock);
+		while (!queue_head)
+			pthread_cond_wait(&changed, &lock);
+		list = queue_head;
+		queue_head = NULL;
+		queue_tail = &queue_head;
+		pthread_mutex_unlock(&lock);
+		urcu_bp_synchronize_rcu();
+		run_callbacks(list);
+	}
+	return unused;
+}
+
+static void start_thread(void)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	if (pthread_create(&thread, &attr, callback_thread, NULL))
+		shim_die("no thread for RCU callbacks");
+}
+
+void call_rcu(struct rcu_head *head, void (*func)(struct rcu_head *head))
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	struct shim_callback *cb = (struct shim_callback *)head;
+
+	pthread_once(&once, start_thread);
+	head->func = func;
+	shim_hb_before(head);
+	shim_hide_begin();
+	cb->next = NULL;
+	pthread_mutex_lock(&lock);
+	*queue_tail = cb;
+	queue_tail = &cb->next;
+	queued++;
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+	shim_hide_end();
+}
+
+void rcu_barrier(void)
+{
+	u64 target;
+
+	might_sleep();
+	shim_hide_begin();
+	pthread_mutex_lock(&lock);
+	target = queued;
+	while (done < target)
+		pthread_cond_wait(&changed, &lock);
+	pthread_mutex_unlock(&lock);
+	shim_hide_end();
+	shim_hb_after(&callbacks);
+}
+
+void kfree_rcu_mightsleep(void *ptr)
+{
+	synchronize_rcu();
+	kfree(ptr);
+}
+
+/*
+ * percpu_ref.
+ */
+
+#define REF_ONE		2ULL
+#define REF_DEAD	1ULL
+
+int percpu_ref_init(struct percpu_ref *ref, percpu_ref_func_t *release,
+		    unsigned int flags, gfp_t gfp)
+{
+	/* The kernel allocates memory here. */
+	void *probe = kmalloc(64, gfp);
+
+	if (!probe)
+		return -12;
+	kfree(probe);
+	ref->release = release;
+	ref->state = flags & PERCPU_REF_INIT_DEAD ? REF_DEAD : REF_ONE;
+	return 0;
+}
+
+void percpu_ref_exit(struct percpu_ref *ref)
+{
+	ref->release = NULL;
+}
+
+void percpu_ref_get(struct percpu_ref *ref)
+{
+	if (__atomic_fetch_add(&ref->state, REF_ONE, __ATOMIC_RELAXED) < REF_ONE)
+		shim_die("percpu_ref_get() without a reference");
+}
+
+static bool tryget(struct percpu_ref *ref, u64 unless)
+{
+	u64 now = READ_ONCE(ref->state);
+
+	while (now >= REF_ONE && !(now & unless))
+		if (__atomic_compare_exchange_n(&ref->state, &now,
+						now + REF_ONE, false,
+						__ATOMIC_RELAXED,
+						__ATOMIC_RELAXED))
+			return true;
+	return false;
+}
+
+bool percpu_ref_tryget(struct percpu_ref *ref)
+{
+	return tryget(ref, 0);
+}
+
+bool percpu_ref_tryget_live(struct percpu_ref *ref)
+{
+	return tryget(ref, REF_DEAD);
+}
+
+void percpu_ref_put(struct percpu_ref *ref)
+{
+	u64 before = __atomic_fetch_sub(&ref->state, REF_ONE, __ATOMIC_ACQ_REL);
+
+	if (before < REF_ONE)
+		shim_die("percpu_ref_put() below zero");
+	if (before >= 2 * REF_ONE)
+		return;
+	if (!(before & REF_DEAD))
+		shim_die("percpu_ref_put() of the initial reference");
+	ref->release(ref);
+}
+
+static void put_initial(struct rcu_head *rcu)
+{
+	percpu_ref_put(container_of(rcu, struct percpu_ref, rcu));
+}
+
+void percpu_ref_kill(struct percpu_ref *ref)
+{
+	if (__atomic_fetch_or(&ref->state, REF_DEAD, __ATOMIC_SEQ_CST) &
+	    REF_DEAD)
+		shim_die("percpu_ref_kill() twice");
+	call_rcu(&ref->rcu, put_initial);
+}
+
+void percpu_ref_reinit(struct percpu_ref *ref)
+{
+	u64 dead = REF_DEAD;
+
+	if (!__atomic_compare_exchange_n(&ref->state, &dead, REF_ONE, false,
+					 __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+		shim_die("percpu_ref_reinit() of a reference in use");
+}
+
+bool percpu_ref_is_zero(struct percpu_ref *ref)
+{
+	return READ_ONCE(ref->state) < REF_ONE;
+}
+
+bool percpu_ref_is_dying(struct percpu_ref *ref)
+{
+	return READ_ONCE(ref->state) & REF_DEAD;
+}
