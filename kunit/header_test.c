@@ -253,9 +253,9 @@ static const struct refused {
 
 	/* Features. */
 	{ "dirty image", { BE64(incompatible_features, BIT_ULL(0)) }, false,
-	  -EOPNOTSUPP, { "not closed cleanly", "qemu-img check", "read-only" } },
+	  -EUCLEAN, { "not closed cleanly", "qemu-img check", "read-only" } },
 	{ "corrupt image", { BE64(incompatible_features, BIT_ULL(1)) }, false,
-	  -EOPNOTSUPP, { "corrupt", "qemu-img check", "read-only" } },
+	  -EUCLEAN, { "corrupt", "qemu-img check", "read-only" } },
 	{ "external data file", { BE64(incompatible_features, BIT_ULL(2)) },
 	  true, -EOPNOTSUPP, { "external data file" } },
 	{ "unknown feature", { BE64(incompatible_features, BIT_ULL(5)) },

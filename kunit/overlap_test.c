@@ -88,7 +88,7 @@ static void image_is_marked_corrupt(struct kunit *test)
 	flush_workqueue(ti->img->wq);
 	img = qcow2_image_open(ti->filp, "again", QCOW2_FILE_WRITABLE, &why);
 	KUNIT_ASSERT_TRUE(test, IS_ERR(img));
-	KUNIT_EXPECT_EQ(test, -EOPNOTSUPP, PTR_ERR(img));
+	KUNIT_EXPECT_EQ(test, -EUCLEAN, PTR_ERR(img));
 	KUNIT_EXPECT_NOT_NULL(test, strstr(why.text, "corrupt"));
 }
 

@@ -2,6 +2,7 @@
 /*
  * qcowctl detach
  */
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@
 #include "command.h"
 #include "control.h"
 #include "device.h"
+#include "exitcode.h"
 #include "refusal.h"
 #include "report.h"
 #include "usage.h"
@@ -32,6 +34,14 @@ static int help(void)
 	return finish_stdout();
 }
 
+/* The device may be gone all the same, but not with all that was written. */
+static int failed(const char *dev, int err, const struct control_reason *reason)
+{
+	int exit_code = refused(dev, err, reason);
+
+	return err == -EIO || err == -EUCLEAN ? EXIT_LOST : exit_code;
+}
+
 static int detach(const char *dev)
 {
 	struct control_reason reason;
@@ -45,7 +55,7 @@ static int detach(const char *dev)
 		return -ctl;
 	err = control_detach(ctl, index, &reason);
 	close(ctl);
-	return err ? refused(dev, err, &reason) : 0;
+	return err ? failed(dev, err, &reason) : EXIT_DONE;
 }
 
 static int run(int argc, char **argv)

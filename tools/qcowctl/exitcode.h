@@ -13,6 +13,7 @@
  * @EXIT_BUSY: the device is in use, or the image is attached already
  * @EXIT_NO_DEVICE: there is no such device
  * @EXIT_NO_DRIVER: the driver is not there, or may not be controlled
+ * @EXIT_LOST: the device is detached, but its image must be checked
  *
  * qcowctl.8 and the table of main.c explain the same numbers to the user.
  */
@@ -26,6 +27,7 @@ enum exit_code {
 	EXIT_BUSY		= 6,
 	EXIT_NO_DEVICE		= 7,
 	EXIT_NO_DRIVER		= 8,
+	EXIT_LOST		= 9,
 };
 
 #endif /* QCOWCTL_EXITCODE_H */

@@ -31,6 +31,8 @@ static const char *open_words(int err, bool read_only)
 		return "no permission to write it; check its owner and mode, or attach it with --read-only";
 	case EROFS:
 		return "is on a read-only file system; attach it with --read-only";
+	case EBUSY:
+		return "is in use: mounted, attached already (see 'qcowctl list'), or held by another driver";
 	case ETXTBSY:
 		return "is in use as a program or as swap space, and cannot be written";
 	default:
@@ -46,6 +48,8 @@ static int complain_open(const char *path, bool read_only, int err)
 		complain(path, "%s", words);
 	else
 		complain(path, "cannot open: %s", strerror(err));
+	if (err == EBUSY)
+		return -EXIT_BUSY;
 	return is_shortage(err) ? -EXIT_OTHER : -EXIT_IMAGE_OPEN;
 }
 
@@ -60,12 +64,27 @@ static int check_type(const char *path, const struct stat *st)
 	return -EXIT_IMAGE_OPEN;
 }
 
-static int open_checked(const char *path, bool read_only)
+/*
+ * A block device that is to be written is claimed, so that nobody else mounts
+ * it or makes a file system on it.  The claim is the open file's, which the
+ * driver keeps as long as the image is attached.
+ */
+static int open_flags(const struct stat *st, bool read_only)
+{
+	int flags = O_CLOEXEC | O_NOCTTY;
+
+	if (read_only)
+		return flags | O_RDONLY;
+	return flags | O_RDWR | (S_ISBLK(st->st_mode) ? O_EXCL : 0);
+}
+
+static int open_checked(const char *path, const struct stat *before,
+			bool read_only)
 {
 	struct stat st;
 	int fd, err;
 
-	fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY);
+	fd = open(path, open_flags(before, read_only));
 	if (fd < 0)
 		return complain_open(path, read_only, errno);
 	err = fstat(fd, &st) ? complain_open(path, read_only, errno)
@@ -85,5 +104,5 @@ int image_open(const char *path, bool read_only)
 	if (stat(path, &st))
 		return complain_open(path, read_only, errno);
 	err = check_type(path, &st);
-	return err ? err : open_checked(path, read_only);
+	return err ? err : open_checked(path, &st, read_only);
 }

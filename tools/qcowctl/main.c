@@ -41,6 +41,7 @@ static const char *const exit_codes[] = {
 	[EXIT_BUSY]		 = "the device is in use, or the image is attached already",
 	[EXIT_NO_DEVICE]	 = "no such device",
 	[EXIT_NO_DRIVER]	 = "the driver is not there, or no permission to control it",
+	[EXIT_LOST]		 = "detached, but the image must be checked: something was lost or damaged",
 };
 
 void command_head(const struct command *command)

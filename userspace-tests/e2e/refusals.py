@@ -176,9 +176,9 @@ def features():
             ["warp drive", "bit 41"], with_feature_name(41, "warp drive"))
     refused("unknown incompatible bit, also read-only", EXIT_UNSUPPORTED,
             ["warp drive", "bit 41"], with_feature_name(41, "warp drive"), "-r")
-    refused("dirty", EXIT_UNSUPPORTED, ["not closed cleanly", "qemu-img check"],
+    refused("dirty", EXIT_INVALID, ["not closed cleanly", "qemu-img check"],
             patched((INCOMPATIBLE, "Q", DIRTY), lazy_refcounts="on"))
-    refused("corrupt", EXIT_UNSUPPORTED, ["corrupt", "qemu-img check"],
+    refused("corrupt", EXIT_INVALID, ["corrupt", "qemu-img check"],
             patched((INCOMPATIBLE, "Q", CORRUPT)))
     for name, bit in (("dirty", DIRTY), ("corrupt", CORRUPT)):
         with case(f"{name}, read-only: allowed and not changed"):

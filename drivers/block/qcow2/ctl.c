@@ -269,8 +269,8 @@ static int begin_detach(int index, struct qcow2_device **found,
 		ret = qcow2_refuse(why, -ENODEV, "no such device");
 	else if (qcow2_disk_begin_close(dev->disk, &openers))
 		ret = qcow2_refuse(why, -EBUSY,
-				   "/dev/qcow%d is in use (open %u times); unmount or close it first",
-				   index, openers);
+				   "in use (%u open); unmount or close it first",
+				   openers);
 	else
 		dev->state = DEVICE_DETACHING;
 	mutex_unlock(&devices_lock);
@@ -293,9 +293,11 @@ static int commit_first(struct qcow2_device *dev, struct qcow2_reason *why)
 
 static int take_down(struct qcow2_device *dev, struct qcow2_reason *why)
 {
+	bool damaged;
 	int ret;
 
 	qcow2_disk_del(dev->disk);
+	damaged = qcow2_image_needs_check(dev->img);
 	ret = qcow2_image_close(dev->img);
 	forget(dev);
 	fput(dev->filp);
@@ -304,6 +306,9 @@ static int take_down(struct qcow2_device *dev, struct qcow2_reason *why)
 		return qcow2_refuse(why, -EIO,
 				    "detached, but the last changes could not be written (error %d); run 'qemu-img check' on the image",
 				    ret);
+	if (damaged)
+		return qcow2_refuse(why, -EUCLEAN,
+				    "detached, but its metadata was found damaged; run 'qemu-img check' on the image");
 	return 0;
 }
 

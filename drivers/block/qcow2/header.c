@@ -33,17 +33,18 @@
 
 struct known_feature {
 	u64 bit;
+	int error;
 	const char *what;
 };
 
 static const struct known_feature known_features[] = {
-	{ QCOW2_INCOMPAT_DIRTY,
+	{ QCOW2_INCOMPAT_DIRTY, -EUCLEAN,
 	  "image was not closed cleanly; 'qemu-img check -r all' it or attach read-only" },
-	{ QCOW2_INCOMPAT_CORRUPT,
+	{ QCOW2_INCOMPAT_CORRUPT, -EUCLEAN,
 	  "image is marked corrupt; 'qemu-img check -r all' it or attach read-only" },
-	{ QCOW2_INCOMPAT_DATA_FILE,
+	{ QCOW2_INCOMPAT_DATA_FILE, -EOPNOTSUPP,
 	  "image has an external data file, which is not served yet" },
-	{ QCOW2_INCOMPAT_COMPRESSION,
+	{ QCOW2_INCOMPAT_COMPRESSION, -EOPNOTSUPP,
 	  "image has a compression type other than zlib, which is not served yet" },
 };
 
@@ -202,7 +203,7 @@ static int check_features(const struct qcow2_geometry *geo, bool read_only,
 	refused = geo->incompatible & ~served;
 	for (i = 0; i < ARRAY_SIZE(known_features); i++)
 		if (refused & known_features[i].bit)
-			return qcow2_refuse(why, -EOPNOTSUPP, "%s",
+			return qcow2_refuse(why, known_features[i].error, "%s",
 					    known_features[i].what);
 	return 0;
 }

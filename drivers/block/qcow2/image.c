@@ -261,7 +261,7 @@ static int read_header(struct qcow2_image *img, struct qcow2_reason *why)
 	u64 file_bytes = qcow2_file_bytes(img->file);
 	int ret;
 
-	if (file_bytes < QCOW2_HEADER_V2_BYTES)
+	if (file_bytes < BIT(QCOW2_MIN_CLUSTER_BITS))
 		return qcow2_refuse(why, -EUCLEAN,
 				    "not a qcow2 image: only %llu bytes long",
 				    file_bytes);

@@ -101,8 +101,8 @@ struct qcow2_ctl_attach {
  * is released.
  * Errors: EPERM, ENODEV (no such device), EBUSY (somebody has it open or
  * mounted), ENOSPC (the last changes do not fit into the image's file system;
- * the device stays), EINVAL, and EIO (the device is gone, but the last commit
- * failed).
+ * the device stays), EINVAL, EIO (the device is gone, but the last commit
+ * failed), and EUCLEAN (the device is gone, and its image was found damaged).
  */
 struct qcow2_ctl_detach {
 	__u32	size;

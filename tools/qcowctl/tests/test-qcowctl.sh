@@ -632,7 +632,7 @@ test_detach_refused()
 	fails "detach, busy, kernel silent" 6 \
 		"qcow0: in use; see 'qcowctl list' and what is mounted" \
 		with FAKE_ERRNO_DETACH=16 "$fake" detach qcow0
-	fails "detach, last commit failed" 1 \
+	fails "detach, last commit failed" 9 \
 		"/dev/qcow0: last commit failed" \
 		with FAKE_ERRNO_DETACH=5 FAKE_REASON="last commit failed" \
 		"$fake" detach /dev/qcow0
