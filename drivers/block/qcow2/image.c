@@ -96,6 +96,14 @@ static u32 block_bytes(struct qcow2_image *img)
 	return qcow2_file_align(img->file);
 }
 
+static int write_header(struct qcow2_image *img, void *page, u32 bytes)
+{
+	int ret = qcow2_file_rw_page(img->file, true, 0, page, bytes);
+
+	ret = ret ?: qcow2_file_flush(img->file);
+	return ret ? qcow2_image_fail(img, ret, "cannot write the header") : 0;
+}
+
 /**
  * qcow2_header_update() - write a field of the header
  * @img: the image
@@ -103,7 +111,10 @@ static u32 block_bytes(struct qcow2_image *img)
  * @field: its new content, as on disk
  * @bytes: its length; it does not cross a multiple of 512
  *
- * Context: grow_lock held; sleeps, does I/O; no flush.
+ * Once this returns 0 the change is durable.  When writing fails nobody knows
+ * what the header says, so the image fails; other errors leave all as it was.
+ *
+ * Context: grow_lock held; sleeps, does I/O.
  * Return: 0 or a negative errno.
  */
 int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
@@ -119,7 +130,7 @@ int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
 	ret = qcow2_file_rw_page(img->file, false, 0, page, block);
 	if (!ret) {
 		memcpy(page + pos, field, bytes);
-		ret = qcow2_file_rw_page(img->file, true, 0, page, block);
+		ret = write_header(img, page, block);
 	}
 	free_page((unsigned long)page);
 	return ret;
@@ -185,13 +196,11 @@ int qcow2_image_prepare_write(struct qcow2_image *img)
 	if (test_bit(QCOW2_IMAGE_WRITTEN, &img->flags))
 		return 0;
 	mutex_lock(&img->grow_lock);
-	if (img->geo.autoclear) {
+	if (img->geo.autoclear)
 		ret = qcow2_header_update(img,
 					  offsetof(struct qcow2_disk_header,
 						   autoclear_features),
 					  &none, sizeof(none));
-		ret = ret ?: qcow2_file_flush(img->file);
-	}
 	if (!ret) {
 		img->geo.autoclear = 0;
 		set_bit(QCOW2_IMAGE_WRITTEN, &img->flags);
@@ -217,7 +226,6 @@ static void mark_corrupt(struct work_struct *work)
 	ret = qcow2_header_update(img, offsetof(struct qcow2_disk_header,
 						incompatible_features),
 				  &bits, sizeof(bits));
-	ret = ret ?: qcow2_file_flush(img->file);
 	mutex_unlock(&img->grow_lock);
 	if (ret)
 		pr_err("qcow2: %s: cannot mark the image corrupt (error %d)\n",

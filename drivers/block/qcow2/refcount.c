@@ -433,20 +433,14 @@ static int point_header_to(struct qcow2_image *img,
 		.offset = cpu_to_be64(reftable_offset(&img->geo, new)),
 		.clusters = cpu_to_be32(new->clusters),
 	};
-	int ret;
 
 	static_assert(offsetof(struct qcow2_disk_header,
 			       refcount_table_clusters) -
 		      offsetof(struct qcow2_disk_header,
 			       refcount_table_offset) == sizeof(field.offset));
-	ret = qcow2_header_update(img, offsetof(struct qcow2_disk_header,
-						refcount_table_offset),
-				  &field, sizeof(field));
-	ret = ret ?: qcow2_file_flush(img->file);
-	if (ret)
-		return qcow2_image_fail(img, ret,
-					"cannot write the header for a new refcount table");
-	return 0;
+	return qcow2_header_update(img, offsetof(struct qcow2_disk_header,
+						 refcount_table_offset),
+				   &field, sizeof(field));
 }
 
 /* The clusters of the present table, to be freed when it is not used more. */
