@@ -22,12 +22,12 @@
  * qcow2_cache_forget() before the cluster can be used again.
  */
 
+#include <linux/build_bug.h>
 #include <linux/err.h>
 #include <linux/errno.h>
 #include <linux/gfp.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
-#include <linux/build_bug.h>
 #include <linux/slab.h>
 
 #include "image.h"

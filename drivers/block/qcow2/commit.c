@@ -32,9 +32,9 @@
  *
  * Flushes that come while a commit runs share the next one.
  *
- * If writing metadata fails for want of space, all that was to be written is
- * dirty again and the next commit tries again: none of the orders above is
- * broken by having written a part of it.  After any other error the image takes
+ * If writing metadata fails for want of space or memory, all that was to be
+ * written is dirty again and the next commit tries again: none of the orders
+ * above is broken by having written a part of it.  After any other error the image takes
  * no more writes and no more commits; what was flushed before is durable.
  */
 
@@ -293,8 +293,12 @@ static void unstock_after_batch(struct qcow2_image *img)
 static void give_back(struct qcow2_image *img, struct list_head *refblocks,
 		      struct list_head *drops)
 {
+	struct qcow2_drop *drop;
+
 	mutex_lock(&img->meta_lock);
 	list_splice_init(refblocks, &img->dirty_refblocks);
+	list_for_each_entry(drop, drops, link)
+		WRITE_ONCE(img->nr_unlinked, img->nr_unlinked + drop->nr);
 	list_splice_init(drops, &img->unlinked);
 	qcow2_commit_later(img);
 	mutex_unlock(&img->meta_lock);
@@ -365,8 +369,8 @@ static int run_commit(struct qcow2_image *img)
  * @img: the image
  *
  * Context: sleeps, does I/O; takes commit_lock.
- * Return: 0; -ENOSPC, then it can be tried again; or another negative errno,
- * which then stays.
+ * Return: 0; -ENOSPC or -ENOMEM, then it can be tried again; or another negative
+ * errno, which then stays.
  */
 int qcow2_commit(struct qcow2_image *img)
 {
