@@ -80,13 +80,16 @@ static void writes_over_metadata(struct kunit *test)
 static void image_is_marked_corrupt(struct kunit *test)
 {
 	struct test_image *ti = test_image(test, &layout);
+	const struct qcow2_options options = {
+		.file_flags = QCOW2_FILE_WRITABLE,
+	};
 	struct qcow2_reason why = {};
 	struct qcow2_image *img;
 
 	KUNIT_EXPECT_EQ(test, -EUCLEAN,
 			check(ti->img, 0, 512, QCOW2_METADATA_NONE));
 	flush_workqueue(ti->img->wq);
-	img = qcow2_image_open(ti->filp, "again", QCOW2_FILE_WRITABLE, &why);
+	img = qcow2_image_open(ti->filp, "again", &options, &why);
 	KUNIT_ASSERT_TRUE(test, IS_ERR(img));
 	KUNIT_EXPECT_EQ(test, -EUCLEAN, PTR_ERR(img));
 	KUNIT_EXPECT_NOT_NULL(test, strstr(why.text, "corrupt"));

@@ -194,9 +194,13 @@ static void make_disk(struct run *run, const char *path,
 
 static void open_image(struct workload *w)
 {
+	const struct qcow2_options options = {
+		.file_flags = QCOW2_FILE_WRITABLE,
+		.discard_no_unref = w->no_unref,
+	};
 	struct qcow2_reason why = {};
 
-	w->img = qcow2_image_open(w->filp, "test", QCOW2_FILE_WRITABLE, &why);
+	w->img = qcow2_image_open(w->filp, "test", &options, &why);
 	if (IS_ERR(w->img))
 		wl_fail(w->seed, "open: %s (%ld)", why.text, PTR_ERR(w->img));
 }
@@ -339,6 +343,7 @@ static void record(struct run *run)
 		exit(2);
 	run->w.seed = run->seed;
 	run->w.history = true;
+	run->w.no_unref = base.version > 2 && !shim_below(&run->r, 4);
 	run->w.align = WL_SECTOR;
 	run->w.max_op_bytes = 4096ULL << shim_below(&run->r, 4);
 	choose_mix(run);

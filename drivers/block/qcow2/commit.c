@@ -555,7 +555,7 @@ static u32 count_last_users(struct qcow2_image *img, const u64 *offsets,
 {
 	u32 i;
 
-	if (test_bit(QCOW2_IMAGE_KEEP_SPACE, &img->flags))
+	if (test_bit(QCOW2_IMAGE_NO_PASS_DISCARD, &img->flags))
 		return 0;
 	for (i = 0; i < nr; i++) {
 		u64 expected = offsets[0] + ((u64)i << img->geo.cluster_bits);

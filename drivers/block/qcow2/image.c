@@ -353,9 +353,11 @@ static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
 	return 0;
 }
 
-static int init_engine(struct qcow2_image *img, struct qcow2_reason *why)
+static int init_engine(struct qcow2_image *img,
+		       const struct qcow2_options *options,
+		       struct qcow2_reason *why)
 {
-	qcow2_cache_init(&img->cache);
+	qcow2_cache_init(&img->cache, options->cache_bytes);
 	img->max_dirty = img->cache.max / 2;
 	if (qcow2_commit_init(img))
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
@@ -372,30 +374,53 @@ static void free_engine(struct qcow2_image *img)
 	kvfree(img->reftable);
 }
 
-static int open_engine(struct qcow2_image *img, struct qcow2_reason *why)
+static int check_options(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	if (img->geo.version < 3 &&
+	    test_bit(QCOW2_IMAGE_DISCARD_NO_UNREF, &img->flags))
+		return qcow2_refuse(why, -EINVAL,
+				    "discard-no-unref needs version 3 of the format; 'qemu-img amend -o compat=1.1' the image");
+	return 0;
+}
+
+static int open_engine(struct qcow2_image *img,
+		       const struct qcow2_options *options,
+		       struct qcow2_reason *why)
 {
 	int ret;
 
 	ret = read_header(img, why);
 	ret = ret ?: check_blocks(img, why);
+	ret = ret ?: check_options(img, why);
 	if (ret)
 		return ret;
-	ret = init_engine(img, why);
+	ret = init_engine(img, options, why);
 	ret = ret ?: read_tables(img, why);
 	if (ret)
 		free_engine(img);
 	return ret;
 }
 
-static struct qcow2_image *alloc_image(const char *name, bool read_only)
+static void set_flags(struct qcow2_image *img,
+		      const struct qcow2_options *options)
+{
+	if (!(options->file_flags & QCOW2_FILE_WRITABLE))
+		set_bit(QCOW2_IMAGE_READ_ONLY, &img->flags);
+	if (options->no_pass_discard)
+		set_bit(QCOW2_IMAGE_NO_PASS_DISCARD, &img->flags);
+	if (options->discard_no_unref)
+		set_bit(QCOW2_IMAGE_DISCARD_NO_UNREF, &img->flags);
+}
+
+static struct qcow2_image *alloc_image(const char *name,
+				       const struct qcow2_options *options)
 {
 	struct qcow2_image *img = kzalloc_obj(*img);
 
 	if (!img)
 		return NULL;
 	strscpy(img->name, name, sizeof(img->name));
-	if (read_only)
-		set_bit(QCOW2_IMAGE_READ_ONLY, &img->flags);
+	set_flags(img, options);
 	mutex_init(&img->meta_lock);
 	mutex_init(&img->grow_lock);
 	INIT_LIST_HEAD(&img->in_flight);
@@ -430,29 +455,28 @@ static void free_image(struct qcow2_image *img)
  * qcow2_image_open() - open an image
  * @filp: its file; a reference is taken
  * @name: of the device, for messages
- * @file_flags: enum qcow2_file_flags; without %QCOW2_FILE_WRITABLE the image
- *	is never written
+ * @options: how to use it
  * @why: filled in on failure
  *
  * Context: sleeps, does I/O.
  * Return: the image or an ERR_PTR.
  */
 struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
-				     unsigned int file_flags,
+				     const struct qcow2_options *options,
 				     struct qcow2_reason *why)
 {
 	struct qcow2_image *img;
 	int ret;
 
-	img = alloc_image(name, !(file_flags & QCOW2_FILE_WRITABLE));
+	img = alloc_image(name, options);
 	if (!img)
 		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
-	img->file = qcow2_file_open(filp, file_flags, img->file_wq, why);
+	img->file = qcow2_file_open(filp, options->file_flags, img->file_wq, why);
 	if (IS_ERR(img->file)) {
 		ret = PTR_ERR(img->file);
 		goto err_image;
 	}
-	ret = open_engine(img, why);
+	ret = open_engine(img, options, why);
 	if (ret)
 		goto err_file;
 	return img;

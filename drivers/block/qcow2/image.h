@@ -28,6 +28,9 @@
 /* A metadata cache of this size serves most disks whole (DESIGN §6). */
 #define QCOW2_CACHE_MAX_BYTES	SZ_32M
 
+/* With less some writers at once could not have their slices together. */
+#define QCOW2_CACHE_MIN_BYTES	SZ_256K
+
 /* With more freed clusters than this on record, a writer commits first. */
 #define QCOW2_MAX_UNLINKED	SZ_64K
 
@@ -242,7 +245,7 @@ int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
 
 int __init qcow2_cache_init_pool(void);
 void qcow2_cache_exit_pool(void);
-void qcow2_cache_init(struct qcow2_cache *cache);
+void qcow2_cache_init(struct qcow2_cache *cache, u64 bytes);
 void qcow2_cache_destroy(struct qcow2_cache *cache);
 struct qcow2_slice *qcow2_slice_find(struct qcow2_image *img,
 				     enum qcow2_slice_kind kind, u64 offset);
@@ -259,14 +262,17 @@ void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes);
  * @QCOW2_IMAGE_READ_ONLY: attached so; never changes
  * @QCOW2_IMAGE_NEEDS_CHECK: metadata could not be written or is damaged; no
  *	more guest writes.  Set once, never cleared.
- * @QCOW2_IMAGE_KEEP_SPACE: freed clusters are not punched; never changes
+ * @QCOW2_IMAGE_NO_PASS_DISCARD: freed clusters are not punched; never changes
+ * @QCOW2_IMAGE_DISCARD_NO_UNREF: discarded clusters keep their place in the
+ *	file; never changes
  * @QCOW2_IMAGE_WRITTEN: the header is prepared for writes of ours (autoclear
  *	features).  Set once under grow_lock.
  */
 enum qcow2_image_flags {
 	QCOW2_IMAGE_READ_ONLY,
 	QCOW2_IMAGE_NEEDS_CHECK,
-	QCOW2_IMAGE_KEEP_SPACE,
+	QCOW2_IMAGE_NO_PASS_DISCARD,
+	QCOW2_IMAGE_DISCARD_NO_UNREF,
 	QCOW2_IMAGE_WRITTEN,
 };
 
@@ -402,8 +408,25 @@ static inline bool qcow2_image_needs_check(const struct qcow2_image *img)
 	return test_bit(QCOW2_IMAGE_NEEDS_CHECK, &img->flags);
 }
 
+/**
+ * struct qcow2_options - how an image shall be used
+ * @file_flags: enum qcow2_file_flags; without %QCOW2_FILE_WRITABLE the image
+ *	is never written
+ * @no_pass_discard: clusters that become free are not punched (QEMU:
+ *	pass-discard-request=off)
+ * @discard_no_unref: clusters that are discarded or zeroed keep their place in
+ *	the file (QEMU: discard-no-unref=on)
+ * @cache_bytes: cap of the metadata cache; 0 for the default
+ */
+struct qcow2_options {
+	unsigned int file_flags;
+	bool no_pass_discard;
+	bool discard_no_unref;
+	u64 cache_bytes;
+};
+
 struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
-				     unsigned int file_flags,
+				     const struct qcow2_options *options,
 				     struct qcow2_reason *why);
 int qcow2_image_close(struct qcow2_image *img);
 int qcow2_image_prepare_write(struct qcow2_image *img);
