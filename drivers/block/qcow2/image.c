@@ -423,6 +423,7 @@ static struct qcow2_image *alloc_image(const char *name,
 	set_flags(img, options);
 	mutex_init(&img->meta_lock);
 	mutex_init(&img->grow_lock);
+	xa_init(&img->freed);
 	INIT_LIST_HEAD(&img->in_flight);
 	INIT_WORK(&img->corrupt_work, mark_corrupt);
 	img->wq = alloc_workqueue("qcow2-%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0,
@@ -438,6 +439,7 @@ static struct qcow2_image *alloc_image(const char *name,
 err_wq:
 	destroy_workqueue(img->wq);
 err_image:
+	xa_destroy(&img->freed);
 	kfree(img);
 	return NULL;
 }
@@ -448,6 +450,7 @@ static void free_image(struct qcow2_image *img)
 	destroy_workqueue(img->file_wq);
 	mutex_destroy(&img->meta_lock);
 	mutex_destroy(&img->grow_lock);
+	xa_destroy(&img->freed);
 	kfree(img);
 }
 

@@ -316,7 +316,10 @@ struct qcow2_drop {
  * @reftable_entries: length of @reftable, under meta_lock
  * @l2_tables: offsets of the active L2 tables, under meta_lock
  * @refblocks: offsets of the refcount blocks, under meta_lock
- * @free_hint: no cluster below this index is free, under meta_lock
+ * @free_hint: no cluster below this index is free but for those in @freed;
+ *	under meta_lock
+ * @freed: by number of the refcount slice: index in it from which on clusters
+ *	below @free_hint may be free; changed under meta_lock
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
  * @dirty_l2: dirty slices of L2 tables, under meta_lock
  * @dirty_refblocks: dirty slices of refcount blocks, under meta_lock
@@ -370,6 +373,7 @@ struct qcow2_image {
 	struct qcow2_offsets l2_tables;
 	struct qcow2_offsets refblocks;
 	u64 free_hint;
+	struct xarray freed;
 	struct list_head in_flight;
 	struct list_head dirty_l2;
 	struct list_head dirty_refblocks;
@@ -731,6 +735,8 @@ struct qcow2_run {
 int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
 			 struct qcow2_need *need, struct qcow2_run *run);
 void qcow2_alloc_undo(struct qcow2_image *img, struct qcow2_run *run);
+u64 qcow2_first_candidate(struct qcow2_image *img);
+void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster);
 
 /* ---- refcount.c ---- */
 

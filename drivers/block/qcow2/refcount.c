@@ -227,7 +227,7 @@ int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 	if (value == 1) {
 		qcow2_cache_forget(img, cluster << geo->cluster_bits,
 				   geo->cluster_bytes);
-		img->free_hint = min(img->free_hint, cluster);
+		qcow2_cluster_freed(img, cluster);
 	}
 	return 0;
 }
