@@ -562,6 +562,20 @@ int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes)
 	return ret;
 }
 
+/* Like a file system that can zero some ranges, and others not. */
+int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes)
+{
+	struct file *filp = file->filp;
+	bool by_range;
+
+	enter(filp);
+	by_range = shim_below(&filp->random, 2);
+	leave(filp);
+	if (by_range && !memfile_zero_range(filp, offset, bytes, false))
+		return 0;
+	return qcow2_file_write_zeroes(file, offset, bytes);
+}
+
 /*
  * The rest of file.h.
  */

@@ -211,7 +211,9 @@ static void take(struct qcow2_image *img, struct qcow2_slice *slice,
 	move_hints(img, cluster, nr);
 	run->host_offset = cluster << geo->cluster_bits;
 	run->nb_clusters = nr;
+	run->fresh = cluster >= img->fresh_from;
 	run->refblock = slice;
+	img->fresh_from = max(img->fresh_from, cluster + nr);
 }
 
 /* Finds the first free cluster, and the slice that counts it. */

@@ -345,6 +345,7 @@ static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
 		return PTR_ERR(table);
 	img->reftable = table;
 	img->reftable_entries = entries;
+	img->fresh_from = qcow2_clusters_of(geo, qcow2_file_bytes(img->file));
 	if (qcow2_offsets_fill(&img->l2_tables, img->l1, geo->l1_entries,
 			       QCOW2_OFFSET_MASK) ||
 	    qcow2_offsets_fill(&img->refblocks, img->reftable, entries,

@@ -320,6 +320,8 @@ struct qcow2_drop {
  *	under meta_lock
  * @freed: by number of the refcount slice: index in it from which on clusters
  *	below @free_hint may be free; changed under meta_lock
+ * @fresh_from: behind the last cluster that the file ever had, as far as it is
+ *	known; under meta_lock
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
  * @dirty_l2: dirty slices of L2 tables, under meta_lock
  * @dirty_refblocks: dirty slices of refcount blocks, under meta_lock
@@ -374,6 +376,7 @@ struct qcow2_image {
 	struct qcow2_offsets refblocks;
 	u64 free_hint;
 	struct xarray freed;
+	u64 fresh_from;
 	struct list_head in_flight;
 	struct list_head dirty_l2;
 	struct list_head dirty_refblocks;
@@ -638,6 +641,7 @@ struct qcow2_cow_region {
  * @host_offset: of the first cluster; the run is contiguous there
  * @nb_clusters: length of the run, which lies in one L2 slice
  * @keep_old: the clusters stay where they are; else they are new
+ * @fresh: the clusters are new and read as zeroes in the file
  * @cow_start: bytes to be copied in front of the written ones
  * @cow_end: bytes to be copied behind the written ones
  * @l2: pinned slice with the entries
@@ -651,6 +655,7 @@ struct qcow2_l2_meta {
 	u64 host_offset;
 	u32 nb_clusters;
 	bool keep_old;
+	bool fresh;
 	struct qcow2_cow_region cow_start;
 	struct qcow2_cow_region cow_end;
 	struct qcow2_slice *l2;
@@ -724,11 +729,13 @@ void qcow2_need_done(struct qcow2_need *need);
  * struct qcow2_run - newly allocated clusters, contiguous in the file
  * @host_offset: of the first
  * @nb_clusters: number of them
+ * @fresh: the file never had anything there, and reads as zeroes
  * @refblock: pinned slice with all their refcounts
  */
 struct qcow2_run {
 	u64 host_offset;
 	u32 nb_clusters;
+	bool fresh;
 	struct qcow2_slice *refblock;
 };
 

@@ -492,6 +492,7 @@ VISIBLE_IF_KUNIT int handle_alloc(struct qcow2_pass *pass,
 	calculate_l2_meta(pass, slice, run.host_offset, guest_offset, *bytes,
 			  false);
 	pass->meta->refblock = run.refblock;
+	pass->meta->fresh = run.fresh;
 	accept_run(pass, run.host_offset +
 			 qcow2_into_cluster(geo, guest_offset));
 	return 1;
