@@ -138,9 +138,10 @@ static void look_ourselves(struct program *p)
 	if (why)
 		wl_fail(p->seed, "closed image: %s", why);
 	qimg_check(&q, &check);
-	if (check.corruptions || check.leaks)
-		wl_fail(p->seed, "closed image: %u corruptions, %u leaks; %s",
-			check.corruptions, check.leaks, check.first);
+	if (check.corruptions || check.leaks || check.dirty)
+		wl_fail(p->seed, "closed image: %u corruptions, %u leaks%s; %s",
+			check.corruptions, check.leaks,
+			check.dirty ? ", dirty" : "", check.first);
 	compare_disk(p, disk, "our reader");
 	free(disk);
 	free(file);

@@ -189,7 +189,7 @@ static struct qcow2_slice *get_memory(struct qcow2_image *img)
 		if (slice)
 			return slice;
 		if (!evict(&img->cache))
-			qcow2_commit(img);
+			qcow2_commit_all(img);
 		/* What was dropped comes back after a grace period. */
 		schedule_timeout_uninterruptible(1);
 	}

@@ -32,6 +32,11 @@
  *
  * Flushes that come while a commit runs share the next one.
  *
+ * With lazy refcounts the dirty bit is set in the header, durably, before the
+ * first L2 entry changes.  From then on a commit leaves the refcounts out: after
+ * a crash they are made anew from the tables.  They are written when they are
+ * too many to keep, and at the end, before the bit is cleared.
+ *
  * If writing metadata fails for want of space or memory, all that was to be
  * written is dirty again and the next commit tries again: none of the orders
  * above is broken by having written a part of it.  After any other error the image takes
@@ -323,7 +328,8 @@ static int commit_batch(struct qcow2_image *img, bool *more)
 
 	mutex_lock(&img->meta_lock);
 	take_copies(img, &img->dirty_l2, &img->l2_copies, &l2);
-	list_splice_init(&img->dirty_refblocks, &refblocks);
+	if (!test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
+		list_splice_init(&img->dirty_refblocks, &refblocks);
 	*more = !list_empty(&img->dirty_l2);
 	if (!*more) {
 		list_splice_tail_init(&img->unlinked, &drops);
@@ -421,6 +427,24 @@ int qcow2_commit_refcounts(struct qcow2_image *img)
 		commit_failed(img, ret);
 	}
 	mutex_unlock(&img->commit_lock);
+	return ret;
+}
+
+/**
+ * qcow2_commit_all() - as qcow2_commit(), and have all refcounts in the file
+ * @img: the image
+ *
+ * That makes no difference but with lazy refcounts.
+ *
+ * Context: sleeps, does I/O; takes commit_lock.
+ * Return: as qcow2_commit().
+ */
+int qcow2_commit_all(struct qcow2_image *img)
+{
+	int ret = qcow2_commit(img);
+
+	if (!ret && test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
+		ret = qcow2_commit_refcounts(img);
 	return ret;
 }
 
@@ -739,10 +763,13 @@ int qcow2_commit_stop(struct qcow2_image *img)
 	int ret;
 
 	do {
-		ret = qcow2_commit(img);
+		ret = qcow2_commit_all(img);
 		wait_event(img->released, nothing_to_release(img));
 	} while (!ret && !is_clean(img));
 	cancel_delayed_work_sync(&img->commit_work);
+	if (!ret && test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags) &&
+	    !qcow2_image_needs_check(img))
+		ret = qcow2_file_flush(img->file) ?: qcow2_mark_clean(img);
 	return ret;
 }
 

@@ -302,7 +302,7 @@ static int begin_detach(int index, struct qcow2_device **found,
 /* With the device still there: what does not fit into the file would be lost. */
 static int commit_first(struct qcow2_device *dev, struct qcow2_reason *why)
 {
-	if (qcow2_commit(dev->img) != -ENOSPC)
+	if (qcow2_commit_all(dev->img) != -ENOSPC)
 		return 0;
 	mutex_lock(&devices_lock);
 	qcow2_disk_cancel_close(dev->disk);

@@ -274,6 +274,7 @@ static int zero_some(struct qcow2_io *io, u64 end, bool keep)
 	int ret;
 
 	ret = qcow2_may_write(img);
+	ret = ret ?: qcow2_mark_dirty(img);
 	if (ret)
 		return ret;
 	epoch = qcow2_epoch_enter(img);

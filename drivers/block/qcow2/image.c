@@ -178,6 +178,35 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 	return 0;
 }
 
+/* Writes the feature bits, and takes note of them when they are durable. */
+static int write_features(struct qcow2_image *img, u64 incompatible,
+			  u64 autoclear)
+{
+	struct {
+		__be64 incompatible;
+		__be64 compatible;
+		__be64 autoclear;
+	} field = {
+		.incompatible = cpu_to_be64(incompatible),
+		.compatible = cpu_to_be64(img->geo.compatible),
+		.autoclear = cpu_to_be64(autoclear),
+	};
+	int ret;
+
+	static_assert(offsetof(struct qcow2_disk_header, autoclear_features) -
+		      offsetof(struct qcow2_disk_header,
+			       incompatible_features) == 2 * sizeof(__be64));
+	lockdep_assert_held(&img->grow_lock);
+	ret = qcow2_header_update(img, offsetof(struct qcow2_disk_header,
+						incompatible_features),
+				  &field, sizeof(field));
+	if (ret)
+		return ret;
+	img->geo.incompatible = incompatible;
+	img->geo.autoclear = autoclear;
+	return 0;
+}
+
 /**
  * qcow2_image_prepare_write() - make the header say that we write
  * @img: the image
@@ -190,21 +219,68 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
  */
 int qcow2_image_prepare_write(struct qcow2_image *img)
 {
-	__be64 none = 0;
 	int ret = 0;
 
 	if (test_bit(QCOW2_IMAGE_WRITTEN, &img->flags))
 		return 0;
 	mutex_lock(&img->grow_lock);
 	if (img->geo.autoclear)
-		ret = qcow2_header_update(img,
-					  offsetof(struct qcow2_disk_header,
-						   autoclear_features),
-					  &none, sizeof(none));
-	if (!ret) {
-		img->geo.autoclear = 0;
+		ret = write_features(img, img->geo.incompatible, 0);
+	if (!ret)
 		set_bit(QCOW2_IMAGE_WRITTEN, &img->flags);
-	}
+	mutex_unlock(&img->grow_lock);
+	return ret;
+}
+
+/**
+ * qcow2_mark_dirty() - say in the header that refcounts may be wrong
+ * @img: the image
+ *
+ * Due before an L2 entry is changed.  Does nothing unless the image has lazy
+ * refcounts.  QEMU: qcow2_mark_dirty().
+ *
+ * Context: sleeps, does I/O the first time; takes grow_lock.
+ * Return: 0, and the bit is durable; or a negative errno.
+ */
+int qcow2_mark_dirty(struct qcow2_image *img)
+{
+	int ret = 0;
+
+	if (!test_bit(QCOW2_IMAGE_LAZY, &img->flags) ||
+	    test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
+		return 0;
+	mutex_lock(&img->grow_lock);
+	if (!test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
+		ret = write_features(img, img->geo.incompatible |
+					  QCOW2_INCOMPAT_DIRTY,
+				     img->geo.autoclear);
+	if (!ret)
+		set_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags);
+	mutex_unlock(&img->grow_lock);
+	return ret;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_mark_dirty);
+
+/**
+ * qcow2_mark_clean() - say in the header that the refcounts are right again
+ * @img: the image, of which all metadata is durable
+ *
+ * QEMU: qcow2_mark_clean().
+ *
+ * Context: sleeps, does I/O; takes grow_lock.  No operation runs.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_mark_clean(struct qcow2_image *img)
+{
+	int ret = 0;
+
+	mutex_lock(&img->grow_lock);
+	if (test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
+		ret = write_features(img, img->geo.incompatible &
+					  ~QCOW2_INCOMPAT_DIRTY,
+				     img->geo.autoclear);
+	if (!ret)
+		clear_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags);
 	mutex_unlock(&img->grow_lock);
 	return ret;
 }
@@ -217,15 +293,11 @@ static void mark_corrupt(struct work_struct *work)
 {
 	struct qcow2_image *img = container_of(work, struct qcow2_image,
 					       corrupt_work);
-	__be64 bits;
 	int ret;
 
 	mutex_lock(&img->grow_lock);
-	img->geo.incompatible |= QCOW2_INCOMPAT_CORRUPT;
-	bits = cpu_to_be64(img->geo.incompatible);
-	ret = qcow2_header_update(img, offsetof(struct qcow2_disk_header,
-						incompatible_features),
-				  &bits, sizeof(bits));
+	ret = write_features(img, img->geo.incompatible | QCOW2_INCOMPAT_CORRUPT,
+			     img->geo.autoclear);
 	mutex_unlock(&img->grow_lock);
 	if (ret)
 		pr_err("qcow2: %s: cannot mark the image corrupt (error %d)\n",
@@ -395,6 +467,8 @@ static int open_engine(struct qcow2_image *img,
 	ret = ret ?: check_options(img, why);
 	if (ret)
 		return ret;
+	if (img->geo.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS)
+		set_bit(QCOW2_IMAGE_LAZY, &img->flags);
 	ret = init_engine(img, options, why);
 	ret = ret ?: read_tables(img, why);
 	if (ret)

@@ -71,8 +71,9 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...);
  * @reftable_offset: host offset of the refcount table
  * @nb_snapshots: number of internal snapshots
  * @header_bytes: length of the header
- * @incompatible: feature bits
- * @autoclear: feature bits
+ * @incompatible: feature bits; follows the header in the file
+ * @compatible: feature bits
+ * @autoclear: feature bits; follows the header in the file
  */
 struct qcow2_geometry {
 	u64 virtual_bytes;
@@ -95,6 +96,7 @@ struct qcow2_geometry {
 	u32 nb_snapshots;
 	u32 header_bytes;
 	u64 incompatible;
+	u64 compatible;
 	u64 autoclear;
 };
 
@@ -265,6 +267,10 @@ void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes);
  * @QCOW2_IMAGE_NO_PASS_DISCARD: freed clusters are not punched; never changes
  * @QCOW2_IMAGE_DISCARD_NO_UNREF: discarded clusters keep their place in the
  *	file; never changes
+ * @QCOW2_IMAGE_LAZY: refcounts may be wrong in the file while the dirty bit is
+ *	set; never changes
+ * @QCOW2_IMAGE_MARKED_DIRTY: the dirty bit is set in the file, durably.
+ *	Changed under grow_lock.
  * @QCOW2_IMAGE_WRITTEN: the header is prepared for writes of ours (autoclear
  *	features).  Set once under grow_lock.
  */
@@ -273,6 +279,8 @@ enum qcow2_image_flags {
 	QCOW2_IMAGE_NEEDS_CHECK,
 	QCOW2_IMAGE_NO_PASS_DISCARD,
 	QCOW2_IMAGE_DISCARD_NO_UNREF,
+	QCOW2_IMAGE_LAZY,
+	QCOW2_IMAGE_MARKED_DIRTY,
 	QCOW2_IMAGE_WRITTEN,
 };
 
@@ -437,6 +445,8 @@ struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
 				     struct qcow2_reason *why);
 int qcow2_image_close(struct qcow2_image *img);
 int qcow2_image_prepare_write(struct qcow2_image *img);
+int qcow2_mark_dirty(struct qcow2_image *img);
+int qcow2_mark_clean(struct qcow2_image *img);
 __printf(3, 4)
 int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...);
 int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
@@ -761,6 +771,7 @@ int qcow2_grow_reftable(struct qcow2_image *img, u64 min_entries);
 
 int qcow2_commit(struct qcow2_image *img);
 int qcow2_commit_refcounts(struct qcow2_image *img);
+int qcow2_commit_all(struct qcow2_image *img);
 int qcow2_commit_init(struct qcow2_image *img);
 int qcow2_commit_stop(struct qcow2_image *img);
 void qcow2_commit_destroy(struct qcow2_image *img);

@@ -777,6 +777,7 @@ static int write_with_meta(struct qcow2_io *io, struct qcow2_pass *pass)
 	qcow2_io_slice_iter(io, pass->bytes, &iter);
 	ret = qcow2_file_rw(img->file, true, pass->host_offset, &iter);
 	ret = ret ?: qcow2_perform_cow(img, pass->meta);
+	ret = ret ?: qcow2_mark_dirty(img);
 	ret = ret ?: qcow2_alloc_cluster_link_l2(img, pass->meta);
 	if (ret)
 		qcow2_alloc_cluster_abort(img, pass->meta);
@@ -843,7 +844,7 @@ int qcow2_may_write(struct qcow2_image *img)
 		return -EIO;
 	if (READ_ONCE(img->nr_dirty) > img->max_dirty ||
 	    READ_ONCE(img->nr_unlinked) > QCOW2_MAX_UNLINKED) {
-		int ret = qcow2_commit(img);
+		int ret = qcow2_commit_all(img);
 
 		if (ret)
 			return ret;
