@@ -350,8 +350,11 @@ struct qcow2_drop {
  * @nr_unlinked: clusters in @unlinked; READ_ONCE, changed under meta_lock
  * @durable: drops; under meta_lock
  * @draining: drops; under meta_lock
- * @release_work: applies @draining
- * @released: woken when @draining was applied
+ * @punches: struct qcow2_punch that are not in @punching yet; under meta_lock
+ * @punching: those that wait for guest I/O that was mapped before; under
+ *	meta_lock
+ * @release_work: applies @draining and @punching
+ * @released: woken when these were applied
  * @epochs: the current and the previous epoch of guest I/O
  * @epoch: index of the current one; changed under meta_lock
  *
@@ -407,6 +410,8 @@ struct qcow2_image {
 	unsigned int nr_unlinked;
 	struct list_head durable;
 	struct list_head draining;
+	struct list_head punches;
+	struct list_head punching;
 	struct work_struct release_work;
 	wait_queue_head_t released;
 	struct qcow2_epoch epochs[2];
@@ -676,6 +681,9 @@ struct qcow2_l2_meta {
 int __init qcow2_write_init_pool(void);
 void qcow2_write_exit_pool(void);
 void qcow2_write(struct qcow2_io *io);
+void qcow2_land_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta,
+		     struct list_head *waiters);
+void qcow2_requeue_waiters(struct list_head *waiters);
 
 int __init qcow2_cow_init_pool(void);
 void qcow2_cow_exit_pool(void);
@@ -683,6 +691,33 @@ int qcow2_perform_cow(struct qcow2_image *img,
 		      const struct qcow2_l2_meta *meta);
 
 /* ---- discard.c ---- */
+
+/**
+ * struct qcow2_range - bytes of the file
+ * @offset: host offset
+ * @bytes: length
+ */
+struct qcow2_range {
+	u64 offset;
+	u64 bytes;
+};
+
+/**
+ * struct qcow2_punch - space to be given back of clusters that keep their place
+ * @link: in the image's list of punches or of those that wait for an epoch
+ * @meta: in flight, so that nobody writes to the clusters meanwhile; the
+ *	discard waits for it too
+ * @room: how many ranges fit
+ * @nr: number of ranges
+ * @ranges: what to punch
+ */
+struct qcow2_punch {
+	struct list_head link;
+	struct qcow2_l2_meta meta;
+	unsigned int room;
+	unsigned int nr;
+	struct qcow2_range ranges[];
+};
 
 int __init qcow2_discard_init(void);
 void qcow2_discard(struct qcow2_io *io);
@@ -778,6 +813,7 @@ void qcow2_commit_destroy(struct qcow2_image *img);
 void qcow2_commit_later(struct qcow2_image *img);
 struct qcow2_drop *qcow2_drop_alloc(unsigned int nr);
 void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop);
+void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch);
 struct qcow2_epoch *qcow2_epoch_enter(struct qcow2_image *img);
 void qcow2_epoch_exit(struct qcow2_epoch *epoch);
 

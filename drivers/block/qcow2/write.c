@@ -604,7 +604,13 @@ static int qcow2_alloc_host_offset(struct qcow2_pass *pass, struct qcow2_io *io,
  * Linking.
  */
 
-static void requeue_waiters(struct list_head *waiters)
+/**
+ * qcow2_requeue_waiters() - let operations go on that waited for metas
+ * @waiters: from qcow2_land_meta(); empty afterwards
+ *
+ * Context: any.
+ */
+void qcow2_requeue_waiters(struct list_head *waiters)
 {
 	struct qcow2_io *io, *next;
 
@@ -614,13 +620,20 @@ static void requeue_waiters(struct list_head *waiters)
 	}
 }
 
-/* Takes a meta out of flight; its waiters are to be queued again. */
-static void land_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta,
-		      struct list_head *waiters)
+/**
+ * qcow2_land_meta() - take a meta out of flight
+ * @img: the image
+ * @meta: the meta
+ * @waiters: gets those who wait for it, for qcow2_requeue_waiters()
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_land_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta,
+		     struct list_head *waiters)
 {
 	lockdep_assert_held(&img->meta_lock);
 	list_del(&meta->link);
-	list_splice_init(&meta->waiters, waiters);
+	list_splice_tail_init(&meta->waiters, waiters);
 }
 
 /* The bits of cluster @i of the run whose subclusters hold data now. */
@@ -727,9 +740,9 @@ static int qcow2_alloc_cluster_link_l2(struct qcow2_image *img,
 	qcow2_slice_mark_dirty(img, meta->l2);
 	if (drop)
 		qcow2_drop_later(img, drop);
-	land_meta(img, meta, &waiters);
+	qcow2_land_meta(img, meta, &waiters);
 	mutex_unlock(&img->meta_lock);
-	requeue_waiters(&waiters);
+	qcow2_requeue_waiters(&waiters);
 	free_meta(meta);
 	return 0;
 }
@@ -758,9 +771,9 @@ static void qcow2_alloc_cluster_abort(struct qcow2_image *img,
 		qcow2_alloc_undo(img, &run);
 		meta->refblock = NULL;
 	}
-	land_meta(img, meta, &waiters);
+	qcow2_land_meta(img, meta, &waiters);
 	mutex_unlock(&img->meta_lock);
-	requeue_waiters(&waiters);
+	qcow2_requeue_waiters(&waiters);
 	free_meta(meta);
 }
 
