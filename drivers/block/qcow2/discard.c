@@ -196,8 +196,9 @@ static void punch_part(struct step *step, u64 word,
 	if (step->keep || !step->punch || !(word & QCOW2_OFLAG_COPIED))
 		return;
 	if (end - start == geo->cluster_bytes || end - start >= PART_PUNCH_MIN)
-		add_punch_range(step->punch, (word & QCOW2_OFFSET_MASK) + start,
-			  end - start);
+		add_punch_range(step->punch,
+				(word & QCOW2_OFFSET_MASK) + start,
+				end - start);
 }
 
 static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
