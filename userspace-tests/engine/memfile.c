@@ -709,11 +709,16 @@ void memfile_destroy(struct file *filp)
 	free(filp);
 }
 
-void memfile_load_buf(struct file *filp, const void *buf, size_t bytes)
+void memfile_store(struct file *filp, u64 offset, const void *buf, size_t bytes)
 {
 	enter(filp);
-	put_bytes(filp, 0, buf, bytes);
+	put_bytes(filp, offset, buf, bytes);
 	leave(filp);
+}
+
+void memfile_load_buf(struct file *filp, const void *buf, size_t bytes)
+{
+	memfile_store(filp, 0, buf, bytes);
 }
 
 int memfile_load(struct file *filp, const char *path)

@@ -101,6 +101,8 @@ void memfile_destroy(struct file *filp);
 /* 0 or a negative errno. Holes stay holes in both directions. */
 int memfile_load(struct file *filp, const char *path);
 int memfile_dump(struct file *filp, const char *path);
+void memfile_store(struct file *filp, u64 offset, const void *buf,
+		   size_t bytes);
 void memfile_load_buf(struct file *filp, const void *buf, size_t bytes);
 /* The whole content; free() it. */
 unsigned char *memfile_flatten(struct file *filp, size_t *bytes);
