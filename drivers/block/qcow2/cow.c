@@ -10,9 +10,13 @@
  * The COW regions of a meta are filled with what the guest reads there, which
  * the L2 entries still say, as the meta is not linked yet.  For what reads as
  * zeroes nothing need be done in clusters that the file grew by, for the file
- * reads as zeroes there too; in others it is made zero, without a read (QEMU:
- * handle_alloc_space()).  The rest goes through a bounce buffer from a mempool,
- * so that a COW needs no memory to proceed.
+ * reads as zeroes there too.  What is left goes to the file in one transfer
+ * with the written data between it, if it is short enough for one bounce
+ * buffer; else after the data, piece by piece, and what reads as zeroes is made
+ * zero by the file system if that can (QEMU: handle_alloc_space()).
+ *
+ * The bounce buffers come from a mempool, so that a COW needs no memory to
+ * proceed.
  */
 
 #include <linux/bvec.h>
@@ -20,6 +24,7 @@
 #include <linux/gfp.h>
 #include <linux/minmax.h>
 #include <linux/slab.h>
+#include <linux/uio.h>
 
 #include "image.h"
 
@@ -27,12 +32,23 @@
 #define BOUNCE_BYTES	(BOUNCE_PAGES * PAGE_SIZE)
 #define BOUNCE_POOL_MIN	4
 
+/* Written data in more pieces than this is a transfer of its own. */
+#define DATA_BVECS	94
+
+/* A region may begin and end in the middle of a page. */
+#define MERGED_BVECS	(DATA_BVECS + BOUNCE_PAGES + 2)
+
+/* Both regions are read at once when no more than this lies between. */
+#define READ_THROUGH	SZ_16K
+
 /**
  * struct bounce - memory for COW data on its way
- * @bv: its pages
+ * @pages: the memory
+ * @bv: room for the bvecs of a transfer
  */
 struct bounce {
-	struct bio_vec bv[BOUNCE_PAGES];
+	struct page *pages[BOUNCE_PAGES];
+	struct bio_vec bv[MERGED_BVECS];
 };
 
 static mempool_t *bounce_pool;
@@ -43,8 +59,8 @@ static void bounce_free(void *element, void *unused)
 	int i;
 
 	for (i = 0; i < BOUNCE_PAGES; i++)
-		if (bounce->bv[i].bv_page)
-			__free_page(bounce->bv[i].bv_page);
+		if (bounce->pages[i])
+			__free_page(bounce->pages[i]);
 	kfree(bounce);
 }
 
@@ -56,13 +72,11 @@ static void *bounce_alloc(gfp_t gfp, void *unused)
 	if (!bounce)
 		return NULL;
 	for (i = 0; i < BOUNCE_PAGES; i++) {
-		struct page *page = alloc_page(gfp);
-
-		if (!page) {
+		bounce->pages[i] = alloc_page(gfp);
+		if (!bounce->pages[i]) {
 			bounce_free(bounce, NULL);
 			return NULL;
 		}
-		bvec_set_page(&bounce->bv[i], page, PAGE_SIZE, 0);
 	}
 	return bounce;
 }
@@ -87,15 +101,50 @@ void qcow2_cow_exit_pool(void)
 	mempool_destroy(bounce_pool);
 }
 
-static int bounce_rw(struct qcow2_image *img, struct bounce *bounce, bool write,
-		     u64 offset, size_t bytes)
+/*
+ * Bytes in a bounce buffer.
+ */
+
+/* Appends bvecs for @bytes bytes from @pos on; their number then. */
+static unsigned int add_bounce(struct bounce *bounce, unsigned int nr,
+			       size_t pos, size_t bytes)
 {
+	while (bytes) {
+		size_t n = min_t(size_t, bytes,
+				 PAGE_SIZE - offset_in_page(pos));
+
+		bvec_set_page(&bounce->bv[nr++],
+			      bounce->pages[pos >> PAGE_SHIFT], n,
+			      offset_in_page(pos));
+		pos += n;
+		bytes -= n;
+	}
+	return nr;
+}
+
+static int bounce_rw(struct qcow2_image *img, struct bounce *bounce, bool write,
+		     size_t pos, u64 offset, size_t bytes)
+{
+	unsigned int nr = add_bounce(bounce, 0, pos, bytes);
 	struct iov_iter iter;
 
-	iov_iter_bvec(&iter, write ? ITER_SOURCE : ITER_DEST, bounce->bv,
-		      BOUNCE_PAGES, bytes);
+	iov_iter_bvec(&iter, write ? ITER_SOURCE : ITER_DEST, bounce->bv, nr,
+		      bytes);
 	return qcow2_file_rw(img->file, write, offset, &iter);
 }
+
+static void bounce_zero(struct bounce *bounce, size_t pos, size_t bytes)
+{
+	unsigned int nr = add_bounce(bounce, 0, pos, bytes);
+	struct iov_iter iter;
+
+	iov_iter_bvec(&iter, ITER_DEST, bounce->bv, nr, bytes);
+	iov_iter_zero(bytes, &iter);
+}
+
+/*
+ * A region on its own, of any length.
+ */
 
 static int copy_bytes(struct qcow2_image *img, u64 from, u64 to, u64 bytes)
 {
@@ -105,8 +154,8 @@ static int copy_bytes(struct qcow2_image *img, u64 from, u64 to, u64 bytes)
 	while (bytes && !ret) {
 		size_t n = min_t(u64, bytes, BOUNCE_BYTES);
 
-		ret = bounce_rw(img, bounce, false, from, n);
-		ret = ret ?: bounce_rw(img, bounce, true, to, n);
+		ret = bounce_rw(img, bounce, false, 0, from, n);
+		ret = ret ?: bounce_rw(img, bounce, true, 0, to, n);
 		from += n;
 		to += n;
 		bytes -= n;
@@ -115,26 +164,42 @@ static int copy_bytes(struct qcow2_image *img, u64 from, u64 to, u64 bytes)
 	return ret;
 }
 
-static int copy_extent(struct qcow2_image *img,
-		       const struct qcow2_l2_meta *meta, u64 guest_offset,
-		       const struct qcow2_extent *extent, u64 to)
+static bool reads_zero(const struct qcow2_extent *extent)
 {
 	switch (extent->type) {
-	case QCOW2_SUBCLUSTER_NORMAL:
-		return copy_bytes(img, extent->host_offset, to, extent->bytes);
 	case QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN:
 	case QCOW2_SUBCLUSTER_UNALLOCATED_ALLOC:
 	case QCOW2_SUBCLUSTER_ZERO_PLAIN:
 	case QCOW2_SUBCLUSTER_ZERO_ALLOC:
-		if (meta->fresh)
-			return 0;
-		return qcow2_file_make_zero(img->file, to, extent->bytes);
+		return true;
+	case QCOW2_SUBCLUSTER_NORMAL:
 	case QCOW2_SUBCLUSTER_COMPRESSED:
-		return qcow2_refuse_compressed(img, guest_offset);
 	case QCOW2_SUBCLUSTER_INVALID:
 		break;
 	}
+	return false;
+}
+
+/* An extent that is neither zero nor in a host cluster. */
+static int cannot_copy(struct qcow2_image *img, u64 guest_offset,
+		       const struct qcow2_extent *extent)
+{
+	if (extent->type == QCOW2_SUBCLUSTER_COMPRESSED)
+		return qcow2_refuse_compressed(img, guest_offset);
 	return -EUCLEAN;
+}
+
+static int copy_extent(struct qcow2_image *img,
+		       const struct qcow2_l2_meta *meta, u64 guest_offset,
+		       const struct qcow2_extent *extent, u64 to)
+{
+	if (extent->type == QCOW2_SUBCLUSTER_NORMAL)
+		return copy_bytes(img, extent->host_offset, to, extent->bytes);
+	if (!reads_zero(extent))
+		return cannot_copy(img, guest_offset, extent);
+	if (meta->fresh)
+		return 0;
+	return qcow2_file_make_zero(img->file, to, extent->bytes);
 }
 
 static int copy_region(struct qcow2_image *img,
@@ -149,8 +214,7 @@ static int copy_region(struct qcow2_image *img,
 
 	for (; left; left -= extent.bytes) {
 		ret = qcow2_map(img, guest_offset, left, &extent);
-		ret = ret ?: copy_extent(img, meta, guest_offset, &extent,
-					to);
+		ret = ret ?: copy_extent(img, meta, guest_offset, &extent, to);
 		if (ret)
 			return ret;
 		guest_offset += extent.bytes;
@@ -159,20 +223,201 @@ static int copy_region(struct qcow2_image *img,
 	return 0;
 }
 
+/*
+ * Both regions with the data between them.
+ */
+
 /**
- * qcow2_perform_cow() - fill the COW regions of a meta
+ * struct merged - a write of data and COW regions in one transfer
+ * @img: the image
+ * @meta: the meta
+ * @bounce: memory for the regions
+ * @end_pos: where the end region is in @bounce; the start region is at 0
+ */
+struct merged {
+	struct qcow2_image *img;
+	const struct qcow2_l2_meta *meta;
+	struct bounce *bounce;
+	size_t end_pos;
+};
+
+/* Reads a region into the bounce buffer. */
+static int fill_region(struct merged *m, const struct qcow2_cow_region *region,
+		       size_t pos)
+{
+	u64 guest_offset = m->meta->guest_offset + region->offset;
+	u64 left = region->bytes;
+	struct qcow2_extent extent;
+	int ret;
+
+	for (; left; left -= extent.bytes) {
+		ret = qcow2_map(m->img, guest_offset, left, &extent);
+		if (ret)
+			return ret;
+		if (reads_zero(&extent))
+			bounce_zero(m->bounce, pos, extent.bytes);
+		else if (extent.type == QCOW2_SUBCLUSTER_NORMAL)
+			ret = bounce_rw(m->img, m->bounce, false, pos,
+					extent.host_offset, extent.bytes);
+		else
+			ret = cannot_copy(m->img, guest_offset, &extent);
+		if (ret)
+			return ret;
+		guest_offset += extent.bytes;
+		pos += extent.bytes;
+	}
+	return 0;
+}
+
+/* One read for both, if they and what is between come from one place. */
+static bool read_through(struct merged *m, int *ret)
+{
+	const struct qcow2_cow_region *start = &m->meta->cow_start;
+	const struct qcow2_cow_region *end = &m->meta->cow_end;
+	u32 middle = end->offset - start->offset - start->bytes;
+	u32 bytes = start->bytes + middle + end->bytes;
+	struct qcow2_extent extent;
+
+	if (!start->bytes || !end->bytes || middle > READ_THROUGH ||
+	    bytes > BOUNCE_BYTES)
+		return false;
+	*ret = qcow2_map(m->img, m->meta->guest_offset + start->offset, bytes,
+			 &extent);
+	if (*ret)
+		return true;
+	if (extent.type != QCOW2_SUBCLUSTER_NORMAL || extent.bytes < bytes)
+		return false;
+	m->end_pos = start->bytes + middle;
+	*ret = bounce_rw(m->img, m->bounce, false, 0, extent.host_offset,
+			 bytes);
+	return true;
+}
+
+static int fill_regions(struct merged *m)
+{
+	int ret;
+
+	if (read_through(m, &ret))
+		return ret;
+	m->end_pos = m->meta->cow_start.bytes;
+	ret = fill_region(m, &m->meta->cow_start, 0);
+	return ret ?: fill_region(m, &m->meta->cow_end, m->end_pos);
+}
+
+/* Appends the bvecs of the written data; their number then. */
+static unsigned int add_data(struct bounce *bounce, unsigned int nr,
+			     const struct iov_iter *data)
+{
+	const struct bio_vec *bv = data->bvec;
+	size_t skip = data->iov_offset, left = iov_iter_count(data);
+
+	for (; left; bv++) {
+		size_t n = min_t(size_t, left, bv->bv_len - skip);
+
+		if (n)
+			bvec_set_page(&bounce->bv[nr++], bv->bv_page, n,
+				      bv->bv_offset + skip);
+		left -= n;
+		skip = 0;
+	}
+	return nr;
+}
+
+static int write_merged(struct merged *m, u64 host_offset,
+			const struct iov_iter *data)
+{
+	const struct qcow2_cow_region *start = &m->meta->cow_start;
+	const struct qcow2_cow_region *end = &m->meta->cow_end;
+	struct iov_iter iter;
+	unsigned int nr;
+
+	nr = add_bounce(m->bounce, 0, 0, start->bytes);
+	nr = add_data(m->bounce, nr, data);
+	nr = add_bounce(m->bounce, nr, m->end_pos, end->bytes);
+	iov_iter_bvec(&iter, ITER_SOURCE, m->bounce->bv, nr,
+		      start->bytes + iov_iter_count(data) + end->bytes);
+	return qcow2_file_rw(m->img->file, true, host_offset - start->bytes,
+			     &iter);
+}
+
+static int merge_cow(struct qcow2_image *img, const struct qcow2_l2_meta *meta,
+		     u64 host_offset, const struct iov_iter *data)
+{
+	struct merged m = {
+		.img = img,
+		.meta = meta,
+		.bounce = mempool_alloc(bounce_pool, GFP_NOIO),
+	};
+	int ret = fill_regions(&m);
+
+	ret = ret ?: write_merged(&m, host_offset, data);
+	mempool_free(m.bounce, bounce_pool);
+	return ret;
+}
+
+static bool can_merge(const struct qcow2_l2_meta *meta,
+		      const struct iov_iter *data)
+{
+	u64 cow_bytes = (u64)meta->cow_start.bytes + meta->cow_end.bytes;
+
+	return cow_bytes <= BOUNCE_BYTES && data->nr_segs <= DATA_BVECS;
+}
+
+/*
+ * What has to be copied at all.
+ */
+
+/* True if the file reads as zeroes in a region where the guest does. */
+static int is_right_already(struct qcow2_image *img,
+			    const struct qcow2_l2_meta *meta,
+			    const struct qcow2_cow_region *region)
+{
+	u64 guest_offset = meta->guest_offset + region->offset;
+	u64 left = region->bytes;
+	struct qcow2_extent extent;
+	int ret;
+
+	if (left && !meta->fresh)
+		return 0;
+	for (; left; left -= extent.bytes) {
+		ret = qcow2_map(img, guest_offset, left, &extent);
+		if (ret)
+			return ret;
+		if (!reads_zero(&extent))
+			return 0;
+		guest_offset += extent.bytes;
+	}
+	return 1;
+}
+
+/**
+ * qcow2_write_with_cow() - write data, and fill the COW regions around it
  * @img: the image
  * @meta: in flight; the caller is in an epoch
+ * @host_offset: where the data goes to; a run of clusters that are written where
+ *	they are may lie in front of those of @meta
+ * @data: bvecs of the data; not changed
  *
- * QEMU: perform_cow().
+ * QEMU: perform_cow(), merge_cow(), handle_alloc_space().
  *
  * Context: sleeps, does I/O.
  * Return: 0 or a negative errno.
  */
-int qcow2_perform_cow(struct qcow2_image *img,
-		      const struct qcow2_l2_meta *meta)
+int qcow2_write_with_cow(struct qcow2_image *img,
+			 const struct qcow2_l2_meta *meta, u64 host_offset,
+			 const struct iov_iter *data)
 {
-	int ret = copy_region(img, meta, &meta->cow_start);
+	struct iov_iter iter = *data;
+	int ret;
 
+	ret = is_right_already(img, meta, &meta->cow_start);
+	if (ret == 1)
+		ret = is_right_already(img, meta, &meta->cow_end);
+	if (ret < 0)
+		return ret;
+	if (!ret && can_merge(meta, data))
+		return merge_cow(img, meta, host_offset, data);
+	ret = qcow2_file_rw(img->file, true, host_offset, &iter);
+	ret = ret ?: copy_region(img, meta, &meta->cow_start);
 	return ret ?: copy_region(img, meta, &meta->cow_end);
 }

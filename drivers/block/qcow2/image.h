@@ -687,8 +687,9 @@ void qcow2_requeue_waiters(struct list_head *waiters);
 
 int __init qcow2_cow_init_pool(void);
 void qcow2_cow_exit_pool(void);
-int qcow2_perform_cow(struct qcow2_image *img,
-		      const struct qcow2_l2_meta *meta);
+int qcow2_write_with_cow(struct qcow2_image *img,
+			 const struct qcow2_l2_meta *meta, u64 host_offset,
+			 const struct iov_iter *data);
 
 /* ---- discard.c ---- */
 

@@ -19,7 +19,7 @@
  * change.
  *
  * Then the data is written.  Without a meta, that is all, and nothing waits
- * for it.  With one, the COW regions follow, and when all of it is in the file
+ * for it.  With one, the COW regions go with it, and when all of it is in the file
  * qcow2_alloc_cluster_link_l2() changes the entries in memory; from there
  * commit.c takes them to the file.
  *
@@ -788,8 +788,7 @@ static int write_with_meta(struct qcow2_io *io, struct qcow2_pass *pass)
 	int ret;
 
 	qcow2_io_slice_iter(io, pass->bytes, &iter);
-	ret = qcow2_file_rw(img->file, true, pass->host_offset, &iter);
-	ret = ret ?: qcow2_perform_cow(img, pass->meta);
+	ret = qcow2_write_with_cow(img, pass->meta, pass->host_offset, &iter);
 	ret = ret ?: qcow2_mark_dirty(img);
 	ret = ret ?: qcow2_alloc_cluster_link_l2(img, pass->meta);
 	if (ret)
