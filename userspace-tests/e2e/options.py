@@ -236,12 +236,39 @@ def trim_file_system(*options):
     return freed
 
 
+def part_of_clusters(keeps_space, *options):
+    """Subclusters: their cluster stays in place, and so may be given back in part."""
+    image = create(work("image"), 4 * USED, cluster_size=2 * MIB, extended_l2="on")
+    data = noise(USED, 1)
+    with Device(image, *options) as device, device.open() as disk:
+        disk.write(0, data)
+        disk.flush()
+        full, size = space(image), os.path.getsize(image)
+        for start in range(0, USED, 2 * MIB):
+            discard(device, start, MIB)
+        disk.flush()
+        if not keeps_space:
+            wait_until(lambda: space(image) <= full - USED // 2, 20, "space comes back")
+        for start in range(0, USED, 2 * MIB):
+            expect(not any(disk.read(start, MIB)), "data where it was discarded")
+            expect_same_bytes(disk.read(start + MIB, MIB), data[start + MIB:start + 2 * MIB],
+                              "the rest")
+    expect_space(image, full if keeps_space else 0, full if keeps_space else full - USED // 2,
+                 "detached")
+    expect_equal(os.path.getsize(image), size, "size of the file")
+    check(image)
+
+
 def passing():
     for cluster in (4096, 65536, 2 * MIB):
         with case(f"pass-discard=on: space goes back, clusters of {cluster} bytes"):
             space_given_back(cluster)
         with case(f"pass-discard=off: space stays and is used again, clusters of {cluster} bytes"):
             reused_elsewhere(cluster)
+    with case("pass-discard=on: parts of clusters"):
+        part_of_clusters(False)
+    with case("pass-discard=off: parts of clusters"):
+        part_of_clusters(True, "--pass-discard=off")
     with case("pass-discard=on: fstrim"):
         freed = trim_file_system("--pass-discard=on")
         expect(freed >= USED * 3 // 4, f"{freed // KIB} KiB came back")
@@ -323,6 +350,25 @@ def place_given_up(*options):
     expect_equal(places(image, 65536), {}, "places of the clusters")
 
 
+def shared_places():
+    """What a snapshot shares stays the snapshot's, and what is written is elsewhere."""
+    image = create(work("image"), 2 * USED)
+    old, new = noise(USED, 1), noise(USED, 2)
+    with Device(image) as device, device.open() as disk:
+        disk.write(0, old)
+    run("qemu-img", "snapshot", "-c", "kept", image)
+    with Device(image, "--discard-no-unref") as device, device.open() as disk:
+        discard(device, 0, USED)
+        disk.flush()
+        expect(not any(disk.read(0, USED)), "data where it was discarded")
+        disk.write(0, new)
+        expect_same_bytes(disk.read(0, USED), new, "written again")
+    check(image)
+    expect_same_bytes(content(to_raw(image, work("raw")))[:USED], new, "as QEMU reads it")
+    expect_same_bytes(content(to_raw(image, work("raw"), "-l", "kept"))[:USED], old,
+                      "the snapshot, as QEMU reads it")
+
+
 def keeping_places():
     for title, layout in (("clusters of 4 KiB", {"cluster_size": 4096}),
                           ("clusters of 64 KiB", {"cluster_size": 65536}),
@@ -332,6 +378,8 @@ def keeping_places():
             place_kept((), False, **layout)
         with case(f"discard-no-unref, pass-discard=off: places and space stay, {title}"):
             place_kept(("--pass-discard=off",), True, **layout)
+    with case("discard-no-unref: what a snapshot shares"):
+        shared_places()
     with case("discard-no-unref=off: places go"):
         place_given_up("--discard-no-unref=off")
 
