@@ -24,17 +24,30 @@
 #include "refusal.h"
 #include "report.h"
 #include "usage.h"
+#include "value.h"
 
 /* How long to leave a busy device alone, in milliseconds. */
 #define BUSY_PAUSE_MS	20
 
+/* What the kernel takes, see <linux/qcow2.h>. */
+#define CACHE_SIZE_MIN	(256ULL << 10)
+#define CACHE_SIZE_MAX	(64ULL << 30)
+
 #define LETTERS		":hr"
 
-enum { OPT_DIRECT_IO = 256 };
+enum {
+	OPT_DIRECT_IO = 256,
+	OPT_PASS_DISCARD,
+	OPT_DISCARD_NO_UNREF,
+	OPT_CACHE_SIZE,
+};
 
 static const struct option options[] = {
+	{ "cache-size", required_argument, NULL, OPT_CACHE_SIZE },
 	{ "direct-io", no_argument, NULL, OPT_DIRECT_IO },
+	{ "discard-no-unref", optional_argument, NULL, OPT_DISCARD_NO_UNREF },
 	{ "help", no_argument, NULL, 'h' },
+	{ "pass-discard", required_argument, NULL, OPT_PASS_DISCARD },
 	{ "read-only", no_argument, NULL, 'r' },
 	{ }
 };
@@ -45,9 +58,15 @@ static int help(void)
 	puts("Prints the name of the device.\n"
 	     "\n"
 	     "Options:\n"
-	     " -r, --read-only  refuse writes, and never write to the image\n"
-	     "     --direct-io  bypass the page cache of the image file\n"
-	     " -h, --help       show this help");
+	     " -r, --read-only                  refuse writes, and never write to the image\n"
+	     "     --direct-io                  bypass the page cache of the image file\n"
+	     "     --pass-discard=on|off        give the space of freed clusters back to the\n"
+	     "                                  file system (default: on)\n"
+	     "     --discard-no-unref[=on|off]  let discarded clusters keep their place in the\n"
+	     "                                  image (default: off)\n"
+	     "     --cache-size=SIZE            cap of the cache of metadata: 256K to 64G, or\n"
+	     "                                  'default' (32M)\n"
+	     " -h, --help                       show this help");
 	command_exit_codes();
 	return finish_stdout();
 }
@@ -135,25 +154,39 @@ static int hand_over(int ctl, int index, const char *image)
 	return take_back(ctl, index, image, why);
 }
 
+/*
+ * A driver of before the size of the cache refuses the request as a whole, and
+ * cannot say what is the matter.
+ */
+static int attach_refused(const char *image, int err,
+			  const struct control_options *how,
+			  const struct control_reason *reason)
+{
+	if (err != -E2BIG || !how->cache_size)
+		return refused(image, err, reason);
+	complain(image, "the loaded qcow2 module does not know --cache-size; leave it out, or load the module that belongs to this qcowctl");
+	return EXIT_NO_DRIVER;
+}
+
 static int attach_open_image(int ctl, int fd, const char *image,
-			     unsigned int flags)
+			     const struct control_options *how)
 {
 	struct control_reason reason;
 	int index, ret;
 
 	interrupts_hold();
-	index = control_attach(ctl, fd, flags, &reason);
-	ret = index < 0 ? refused(image, index, &reason)
+	index = control_attach(ctl, fd, how, &reason);
+	ret = index < 0 ? attach_refused(image, index, how, &reason)
 			: hand_over(ctl, index, image);
 	interrupts_release();
 	return ret;
 }
 
-static int attach(const char *image, unsigned int flags)
+static int attach(const char *image, const struct control_options *how)
 {
 	int fd, ctl, ret;
 
-	fd = image_open(image, flags & QCOW2_ATTACH_READ_ONLY);
+	fd = image_open(image, how->flags & QCOW2_ATTACH_READ_ONLY);
 	if (fd < 0)
 		return -fd;
 	ctl = control_open();
@@ -161,39 +194,90 @@ static int attach(const char *image, unsigned int flags)
 		ret = -ctl;
 		goto close_image;
 	}
-	ret = attach_open_image(ctl, fd, image, flags);
+	ret = attach_open_image(ctl, fd, image, how);
 	close(ctl);
 close_image:
 	close(fd);
 	return ret;
 }
 
+static void set_flag(struct control_options *how, unsigned int flag, bool set)
+{
+	if (set)
+		how->flags |= flag;
+	else
+		how->flags &= ~flag;
+}
+
+/* Set @flag when the switch @name is @set_when.  EXIT_DONE, or a complaint. */
+static int take_switch(struct control_options *how, const char *name,
+		       unsigned int flag, bool set_when)
+{
+	bool on = true;
+
+	if (optarg && !value_switch(optarg, &on))
+		return usage_error("attach", "%s is on or off, not '%s'", name,
+				   optarg);
+	set_flag(how, flag, on == set_when);
+	return EXIT_DONE;
+}
+
+static int take_cache_size(struct control_options *how)
+{
+	uint64_t bytes = 0;
+
+	if (strcmp(optarg, "default") && !value_size(optarg, &bytes))
+		return usage_error("attach", "--cache-size is a size such as 64M, or 'default', not '%s'",
+				   optarg);
+	if (bytes && (bytes < CACHE_SIZE_MIN || bytes > CACHE_SIZE_MAX))
+		return usage_error("attach", "--cache-size is from 256K to 64G, not %s",
+				   optarg);
+	how->cache_size = bytes;
+	return EXIT_DONE;
+}
+
+/* Take one option.  EXIT_DONE, or what to end with. */
+static int take_option(struct control_options *how, int opt, char **argv)
+{
+	switch (opt) {
+	case 'r':
+		set_flag(how, QCOW2_ATTACH_READ_ONLY, true);
+		return EXIT_DONE;
+	case OPT_DIRECT_IO:
+		set_flag(how, QCOW2_ATTACH_DIRECT_IO, true);
+		return EXIT_DONE;
+	case OPT_PASS_DISCARD:
+		return take_switch(how, "--pass-discard",
+				   QCOW2_ATTACH_NO_PASS_DISCARD, false);
+	case OPT_DISCARD_NO_UNREF:
+		return take_switch(how, "--discard-no-unref",
+				   QCOW2_ATTACH_DISCARD_NO_UNREF, true);
+	case OPT_CACHE_SIZE:
+		return take_cache_size(how);
+	default:
+		return usage_bad_option(argv[0], opt, argv, LETTERS);
+	}
+}
+
 static int run(int argc, char **argv)
 {
-	unsigned int flags = 0;
+	struct control_options how = { .flags = 0 };
 	int opt, err;
 
 	while ((opt = getopt_long(argc, argv, LETTERS, options, NULL)) != -1) {
-		switch (opt) {
-		case 'r':
-			flags |= QCOW2_ATTACH_READ_ONLY;
-			break;
-		case OPT_DIRECT_IO:
-			flags |= QCOW2_ATTACH_DIRECT_IO;
-			break;
-		case 'h':
+		if (opt == 'h')
 			return help();
-		default:
-			return usage_bad_option(argv[0], opt, argv, LETTERS);
-		}
+		err = take_option(&how, opt, argv);
+		if (err)
+			return err;
 	}
 	err = usage_operands(argv[0], argc, argv, 1, 1, "IMAGE");
-	return err ? err : attach(argv[optind], flags);
+	return err ? err : attach(argv[optind], &how);
 }
 
 const struct command attach_command = {
 	.name = "attach",
-	.synopsis = "[-r] [--direct-io] IMAGE",
+	.synopsis = "[OPTION...] IMAGE",
 	.summary = "make a block device of a qcow2 image",
 	.run = run,
 };

@@ -49,7 +49,7 @@ static int request(int ctl, unsigned long number, void *arg)
 	return node_ioctl(ctl, number, arg) < 0 ? -errno : 0;
 }
 
-int control_attach(int ctl, int image, unsigned int flags,
+int control_attach(int ctl, int image, const struct control_options *options,
 		   struct control_reason *reason)
 {
 	struct qcow2_ctl_file file = {
@@ -58,12 +58,13 @@ int control_attach(int ctl, int image, unsigned int flags,
 	};
 	struct qcow2_ctl_attach arg = {
 		.size = sizeof(arg),
-		.flags = flags,
+		.flags = options->flags,
 		.index = -1,
 		.nr_files = 1,
 		.files = user_pointer(&file),
 		.reason = user_pointer(reason->text),
 		.reason_size = sizeof(reason->text),
+		.cache_size = options->cache_size,
 	};
 	int err;
 

@@ -17,6 +17,16 @@ struct control_reason {
 };
 
 /**
+ * struct control_options - how to attach an image
+ * @flags: set of enum qcow2_attach_flags
+ * @cache_size: cap of the metadata cache in bytes, 0 for the kernel's default
+ */
+struct control_options {
+	unsigned int flags;
+	uint64_t cache_size;
+};
+
+/**
  * struct control_device - an attached device
  * @index: N of /dev/qcowN
  * @state: set of enum qcow2_query_state
@@ -46,12 +56,13 @@ int control_open(void);
  * control_attach - attach an open image to the lowest free device
  * @ctl: descriptor of the control node
  * @image: descriptor of the image file
- * @flags: set of enum qcow2_attach_flags
+ * @options: how
  * @reason: out: words of the kernel if it refuses
  *
- * Return: the number of the device, or a negative errno.
+ * Return: the number of the device, or a negative errno; -E2BIG from a driver
+ * that is too old to know the size of the cache, if one is asked for.
  */
-int control_attach(int ctl, int image, unsigned int flags,
+int control_attach(int ctl, int image, const struct control_options *options,
 		   struct control_reason *reason);
 
 /* Detach device @index.  Returns 0 or a negative errno. */

@@ -5,7 +5,8 @@
 /**
  * enum exit_code - how qcowctl ends; scripts depend on the numbers
  * @EXIT_DONE: it did what was asked
- * @EXIT_OTHER: any other failure, of the system or in reading and writing
+ * @EXIT_OTHER: any other failure, of the system or in reading and writing; a
+ *	detach that failed so can be tried again, the device is still there
  * @EXIT_USAGE: the command line is wrong
  * @EXIT_IMAGE_OPEN: the image file cannot be opened
  * @EXIT_IMAGE_INVALID: the file is not a valid qcow2 image, or it is damaged

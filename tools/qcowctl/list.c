@@ -72,6 +72,18 @@ static char *cell_direct_io(const struct control_device *device)
 	return cell_state_bit(device, QCOW2_STATE_DIRECT_IO);
 }
 
+static char *cell_pass_discard(const struct control_device *device)
+{
+	bool off = device->state & QCOW2_STATE_NO_PASS_DISCARD;
+
+	return strdup(off ? "0" : "1");
+}
+
+static char *cell_no_unref(const struct control_device *device)
+{
+	return cell_state_bit(device, QCOW2_STATE_DISCARD_NO_UNREF);
+}
+
 static char *cell_state(const struct control_device *device)
 {
 	return strdup(device->state & QCOW2_STATE_NEEDS_CHECK ? "needs-check"
@@ -134,6 +146,12 @@ static const struct column columns[] = {
 	{ .name = "DIO", .cell = cell_direct_io, .flags = SCOLS_FL_RIGHT,
 	  .json_type = SCOLS_JSON_BOOLEAN,
 	  .help = "the image file is used with direct I/O" },
+	{ .name = "PASS", .cell = cell_pass_discard, .flags = SCOLS_FL_RIGHT,
+	  .json_type = SCOLS_JSON_BOOLEAN,
+	  .help = "pass-discard: space of freed clusters is given back" },
+	{ .name = "NOUNREF", .cell = cell_no_unref, .flags = SCOLS_FL_RIGHT,
+	  .json_type = SCOLS_JSON_BOOLEAN,
+	  .help = "discard-no-unref: discarded clusters keep their place" },
 	{ .name = "STATE", .cell = cell_state,
 	  .help = "ok, or needs-check: writes are refused until the image was checked" },
 	{ .name = "VERSION", .cell = cell_version, .flags = SCOLS_FL_RIGHT,

@@ -16,7 +16,8 @@
  *   FAKE_DETACH_BUSY        so many detaches fail with EBUSY first
  *   FAKE_NODE_AFTER         the node appears when looked for so many times
  *   FAKE_RAISE              signal to raise while attaching
- *   FAKE_ATTACH_LOG         file to append the flags and descriptor mode to
+ *   FAKE_ATTACH_LOG         file to append what attach asked for to
+ *   FAKE_NO_CACHE_SIZE      the kernel does not know cache_size
  *   FAKE_LONG_PATHS         paths fit in no buffer
  */
 #include <errno.h>
@@ -163,7 +164,11 @@ static void check_attach(const struct qcow2_ctl_attach *arg)
 {
 	require(arg->size == sizeof(*arg));
 	require(!(arg->flags & ~(QCOW2_ATTACH_READ_ONLY |
-				 QCOW2_ATTACH_DIRECT_IO)));
+				 QCOW2_ATTACH_DIRECT_IO |
+				 QCOW2_ATTACH_NO_PASS_DISCARD |
+				 QCOW2_ATTACH_DISCARD_NO_UNREF)));
+	require(!arg->cache_size || (arg->cache_size >= 256 << 10 &&
+				     arg->cache_size <= 64ULL << 30));
 	require(arg->index == -1);
 	require(arg->nr_files == 1);
 	require(arg->reserved == 0);
@@ -181,8 +186,9 @@ static void log_attach(const struct qcow2_ctl_attach *arg)
 		return;
 	log = fopen(path, "a");
 	require(log);
-	fprintf(log, "flags=%u mode=%s\n", arg->flags,
-		open_mode(file->fd) == O_RDWR ? "rw" : "ro");
+	fprintf(log, "flags=%u mode=%s cache=%llu\n", arg->flags,
+		open_mode(file->fd) == O_RDWR ? "rw" : "ro",
+		(unsigned long long)arg->cache_size);
 	fclose(log);
 }
 
@@ -225,6 +231,21 @@ static void make_node(int index)
 	fclose(file);
 }
 
+static unsigned int state_of(unsigned int flags)
+{
+	unsigned int state = 0;
+
+	if (flags & QCOW2_ATTACH_READ_ONLY)
+		state |= QCOW2_STATE_READ_ONLY;
+	if (flags & QCOW2_ATTACH_DIRECT_IO)
+		state |= QCOW2_STATE_DIRECT_IO;
+	if (flags & QCOW2_ATTACH_NO_PASS_DISCARD)
+		state |= QCOW2_STATE_NO_PASS_DISCARD;
+	if (flags & QCOW2_ATTACH_DISCARD_NO_UNREF)
+		state |= QCOW2_STATE_DISCARD_NO_UNREF;
+	return state;
+}
+
 static int fake_attach(struct qcow2_ctl_attach *arg)
 {
 	const struct qcow2_ctl_file *file = (void *)(uintptr_t)arg->files;
@@ -236,6 +257,9 @@ static int fake_attach(struct qcow2_ctl_attach *arg)
 
 	check_attach(arg);
 	log_attach(arg);
+	/* Such a kernel does not get as far as finding the reason buffer. */
+	if (knob("FAKE_NO_CACHE_SIZE") && arg->cache_size)
+		return refuse(E2BIG, 0, 0, NULL);
 	if (knob("FAKE_RAISE"))
 		raise(knob("FAKE_RAISE"));
 	if (knob("FAKE_ERRNO_ATTACH"))
@@ -245,7 +269,7 @@ static int fake_attach(struct qcow2_ctl_attach *arg)
 	if (is_attached(device.path))
 		return refuse(EBUSY, arg->reason, arg->reason_size,
 			      "image is attached already");
-	device.state = arg->flags;
+	device.state = state_of(arg->flags);
 	arg->index = free_index();
 	save(arg->index, &device);
 	if (!knob("FAKE_NODE_AFTER"))

@@ -13,7 +13,7 @@ export LC_ALL=C.UTF-8
 export ASAN_OPTIONS=exitcode=99
 export UBSAN_OPTIONS=exitcode=99
 
-PLAN=180
+PLAN=253
 
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
 tool_dir=$here/..
@@ -254,6 +254,18 @@ test_usage()
 	fails "an argument to a long option that has no letter" 2 \
 		"attach: option takes no argument: '--direct-io=1'; see 'qcowctl attach --help'" \
 		"$real" attach --direct-io=1 a
+	fails "a switch that is neither on nor off" 2 \
+		"attach: --pass-discard is on or off, not 'ON'; see 'qcowctl attach --help'" \
+		"$real" attach --pass-discard=ON a
+	fails "a switch with an empty value" 2 \
+		"attach: --discard-no-unref is on or off, not ''; see 'qcowctl attach --help'" \
+		"$real" attach --discard-no-unref= a
+	fails "--pass-discard without a value" 2 \
+		"attach: option '--pass-discard' needs an argument; see 'qcowctl attach --help'" \
+		"$real" attach a --pass-discard
+	fails "--cache-size without a value" 2 \
+		"attach: option '--cache-size' needs an argument; see 'qcowctl attach --help'" \
+		"$real" attach a --cache-size
 	fails "detach without a device" 2 \
 		"detach: DEV is missing; see 'qcowctl detach --help'" \
 		"$real" detach
@@ -278,6 +290,24 @@ test_usage()
 	fails "--json with --raw" 2 \
 		"list: --json and --raw exclude each other; see 'qcowctl list --help'" \
 		"$real" list --json --raw
+}
+
+test_cache_size_usage()
+{
+	local value
+
+	for value in "" K 1MM 1KiB '64M,' " 1M" +1M -1M 0x100000 1.5M 1P 1e6 on \
+		99999999999999999999 18014398509481985K 16777216T \
+		DEFAULT; do
+		fails "--cache-size '$value' is no size" 2 \
+			"attach: --cache-size is a size such as 64M, or 'default', not '$value'; see 'qcowctl attach --help'" \
+			"$real" attach --cache-size "$value" a
+	done
+	for value in 1 255K 262143 65G 68719476737 1T; do
+		fails "--cache-size $value is out of range" 2 \
+			"attach: --cache-size is from 256K to 64G, not $value; see 'qcowctl attach --help'" \
+			"$real" attach --cache-size="$value" a
+	done
 }
 
 ## Images that cannot be opened
@@ -381,16 +411,28 @@ test_control_node()
 
 ## attach
 
-# attach_with FLAGS MODE OPTIONS...: the flags and the mode that the kernel sees
-attach_with()
+# attach_sees TEXT OPTIONS...: what the kernel sees
+attach_sees()
 {
-	local flags=$1 mode=$2
+	local want=$1
 
-	shift 2
+	shift
 	fresh_machine
 	rm -f log
 	run with FAKE_ATTACH_LOG=log "$fake" attach "$@" image
-	[[ $rc == 0 && $(cat log) == "flags=$flags mode=$mode" ]]
+	[[ $rc == 0 && $(cat log) == "$want" ]]
+}
+
+# attach_with FLAGS MODE OPTIONS...: with a cache of the default size
+attach_with()
+{
+	attach_sees "flags=$1 mode=$2 cache=0" "${@:3}"
+}
+
+# attach_cache BYTES OPTIONS...: without flags
+attach_cache()
+{
+	attach_sees "flags=0 mode=rw cache=$1" "${@:2}"
 }
 
 test_attach()
@@ -410,6 +452,21 @@ test_attach()
 	is "--direct-io" attach_with 2 rw --direct-io
 	is "-r --direct-io" attach_with 3 ro --direct-io -r
 	is "-r twice" attach_with 1 ro -r -r
+	is "--pass-discard=off" attach_with 4 rw --pass-discard=off
+	is "--pass-discard off" attach_with 4 rw --pass-discard off
+	is "--pass-discard=on is the default" attach_with 0 rw --pass-discard=on
+	is "--discard-no-unref" attach_with 8 rw --discard-no-unref
+	is "--discard-no-unref=on" attach_with 8 rw --discard-no-unref=on
+	is "--discard-no-unref=off is the default" \
+		attach_with 0 rw --discard-no-unref=off
+	is "the last of a switch counts: on" attach_with 8 rw \
+		--pass-discard=off --discard-no-unref=off \
+		--pass-discard=on --discard-no-unref
+	is "the last of a switch counts: off" attach_with 4 rw \
+		--pass-discard=on --discard-no-unref \
+		--pass-discard=off --discard-no-unref=off
+	is "all flags" attach_with 15 ro --discard-no-unref -r \
+		--pass-discard=off --direct-io
 	fresh_machine
 	succeeds "an option after the image" "/dev/qcow0$nl" \
 		"$fake" attach image -r
@@ -423,6 +480,29 @@ test_attach()
 		"image: the node of the device does not appear, is /dev a devtmpfs?; /dev/qcow0 is detached again" \
 		with FAKE_NODE_AFTER=1000000 "$fake" attach image
 	is "and nothing is left" nothing_attached
+}
+
+test_cache_size()
+{
+	local row
+
+	: >image
+	for row in 0=0 0=default 0=0K 262144=262144 262144=256K 1048576=1M \
+		33554432=32m 4294967296=4G 68719476736=64g 68719476736=65536M; do
+		is "--cache-size=${row#*=} is ${row%=*} bytes" \
+			attach_cache "${row%=*}" --cache-size="${row#*=}"
+	done
+	is "--cache-size 1M" attach_cache 1048576 --cache-size 1M
+	is "the last --cache-size counts" \
+		attach_cache 0 --cache-size 1M --cache-size default
+	fresh_machine
+	fails "a kernel that does not know the size of the cache" 8 \
+		"image: the loaded qcow2 module does not know --cache-size; leave it out, or load the module that belongs to this qcowctl" \
+		with FAKE_NO_CACHE_SIZE=1 "$fake" attach --cache-size=1M image
+	is "and nothing is attached" nothing_attached
+	succeeds "such a kernel, and the default" "/dev/qcow0$nl" \
+		with FAKE_NO_CACHE_SIZE=1 \
+		"$fake" attach --cache-size=default image
 }
 
 # attach_refused NAME EXIT ERRNO TEXT: without a reason of the kernel
@@ -453,6 +533,8 @@ test_attach_refused()
 		"the image needs a feature that the driver lacks; see 'qemu-img info'"
 	attach_refused EUCLEAN 4 117 \
 		"not a valid qcow2 image, or damaged; see 'qemu-img check'"
+	attach_refused E2BIG 8 7 \
+		"the loaded qcow2 module does not know this request; load the module that belongs to this qcowctl"
 	attach_refused ENOTTY 8 25 \
 		"the loaded qcow2 module does not know this request; load the module that belongs to this qcowctl"
 	is "nothing is attached after all that" nothing_attached
@@ -636,6 +718,18 @@ test_detach_refused()
 		"/dev/qcow0: last commit failed" \
 		with FAKE_ERRNO_DETACH=5 FAKE_REASON="last commit failed" \
 		"$fake" detach /dev/qcow0
+	fails "detach, no space for the last changes" 1 "qcow0: no space left" \
+		with FAKE_ERRNO_DETACH=28 FAKE_REASON="no space left" \
+		"$fake" detach qcow0
+	fails "detach, no space, kernel silent" 1 \
+		"qcow0: No space left on device" \
+		with FAKE_ERRNO_DETACH=28 "$fake" detach qcow0
+	fails "detach, no memory for the last changes" 1 "qcow0: no memory" \
+		with FAKE_ERRNO_DETACH=12 FAKE_REASON="no memory" \
+		"$fake" detach qcow0
+	fails "detach, no memory, kernel silent" 1 \
+		"qcow0: Cannot allocate memory" \
+		with FAKE_ERRNO_DETACH=12 "$fake" detach qcow0
 	fails "detach, no permission" 8 \
 		"qcow0: no permission to control qcow2 devices; try again as root" \
 		with FAKE_ERRNO_DETACH=1 "$fake" detach qcow0
@@ -647,7 +741,7 @@ two_devices()
 {
 	fresh_machine
 	device 0 0 1073741824 65536 3 2 /images/a.qcow2
-	device 12 7 1610612736 512 2 0 "/images/b c.qcow2"
+	device 12 15 1610612736 512 2 0 "/images/b c.qcow2"
 }
 
 test_list()
@@ -657,9 +751,9 @@ test_list()
 	succeeds "an empty list in raw form prints nothing" "" "$fake" list --raw
 	two_devices
 	succeeds "list" "\
-NAME        SIZE CLUSTER RO DIO STATE       VERSION USED IMAGE
-/dev/qcow0    1G     64K  0   0 ok                3    2 /images/a.qcow2
-/dev/qcow12 1.5G    512B  1   1 needs-check       2    0 /images/b c.qcow2
+NAME        SIZE CLUSTER RO DIO PASS NOUNREF STATE       VERSION USED IMAGE
+/dev/qcow0    1G     64K  0   0    1       0 ok                3    2 /images/a.qcow2
+/dev/qcow12 1.5G    512B  1   1    0       0 needs-check       2    0 /images/b c.qcow2
 " "$fake" list
 	succeeds "list -n -b -o" "\
 /images/a.qcow2   /dev/qcow0  1073741824
@@ -699,6 +793,21 @@ USED
 " with FAKE_LONG_PATHS=1 "$fake" list --raw -n -o IMAGE,NAME
 }
 
+# Each bit of the state shows in its column only.
+test_list_states()
+{
+	local row
+
+	fresh_machine
+	for row in "0:0 0 1 0 ok" "1:1 0 1 0 ok" "2:0 1 1 0 ok" \
+		"4:0 0 1 0 needs-check" "8:0 0 0 0 ok" "16:0 0 1 1 ok" \
+		"31:1 1 0 1 needs-check"; do
+		device 0 "${row%%:*}" 1024 512 3 0 /i
+		succeeds "state ${row%%:*}" "${row#*:}$nl" \
+			"$fake" list -n --raw -o RO,DIO,PASS,NOUNREF,STATE
+	done
+}
+
 test_list_sizes()
 {
 	local row size text
@@ -736,7 +845,7 @@ test_json()
 		"{'qcowdevices': []}"
 	two_devices
 	json_is "JSON has a type for each column" "data['qcowdevices'][1]" \
-		"{'name': '/dev/qcow12', 'size': '1.5G', 'cluster': '512B', 'ro': True, 'dio': True, 'state': 'needs-check', 'version': 2, 'used': 0, 'image': '/images/b c.qcow2'}"
+		"{'name': '/dev/qcow12', 'size': '1.5G', 'cluster': '512B', 'ro': True, 'dio': True, 'pass': False, 'nounref': False, 'state': 'needs-check', 'version': 2, 'used': 0, 'image': '/images/b c.qcow2'}"
 	json_is "JSON with --bytes has numbers" "data['qcowdevices'][0]" \
 		"{'size': 1073741824, 'cluster': 65536}" -b -o size,cluster
 	export FAKE_LONG_PATHS=1
@@ -781,7 +890,7 @@ test_many_devices()
 
 ## Columns, completion, manual
 
-columns="NAME SIZE CLUSTER RO DIO STATE VERSION USED IMAGE"
+columns="NAME SIZE CLUSTER RO DIO PASS NOUNREF STATE VERSION USED IMAGE"
 
 test_columns()
 {
@@ -796,6 +905,21 @@ test_columns()
 		column=
 	done
 	is "each column is in --help and in the manual" [ -z "$column" ]
+}
+
+test_options()
+{
+	local option
+
+	run "$real" attach --help
+	for option in read-only direct-io pass-discard discard-no-unref \
+		cache-size; do
+		grep -q "^ .* --${option}[ =[]" "$tmp/out" || break
+		grep -q "^\.It .*Fl -$option" "$tool_dir/qcowctl.8" || break
+		option=
+	done
+	is "each option of attach is in --help and in the manual" \
+		[ -z "$option" ]
 }
 
 # completes NAME WANTED WORDS...: the last word is the one to complete
@@ -822,7 +946,23 @@ test_completion()
 	: >"picture one.qcow2"
 	completes "commands" "attach|detach|list|--help|--version|" ""
 	completes "a command" "detach|" d
-	completes "options of attach" "--direct-io|--help|--read-only|" attach -
+	completes "options of attach" \
+		"--cache-size|--direct-io|--discard-no-unref|--help|--pass-discard|--read-only|" \
+		attach -
+	completes "a switch" "on|off|" attach --pass-discard ""
+	completes "a switch, begun" "off|" attach --pass-discard of
+	# bash takes the equals sign for a word.
+	completes "a switch after an equals sign" "on|off|" \
+		attach --discard-no-unref =
+	completes "a switch after an equals sign, begun" "off|" \
+		attach --discard-no-unref = of
+	completes "the size of the cache" "default|" attach --cache-size d
+	completes "the size of the cache after an equals sign" "default|" \
+		attach --cache-size = ""
+	completes "a file after a switch that needs no value" \
+		"picture one.qcow2|" attach --discard-no-unref pict
+	completes "a file after a switch" "picture one.qcow2|" \
+		attach --pass-discard = off pict
 	completes "files, with blanks" "picture one.qcow2|" attach -r pict
 	completes "devices" "/dev/qcow0|/dev/qcow1|" detach /dev/q
 	completes "columns" "SIZE|STATE|" list -o s
@@ -856,10 +996,12 @@ echo "1..$PLAN"
 self_check
 test_help
 test_usage
+test_cache_size_usage
 test_image_open
 test_permission
 test_control_node
 test_attach
+test_cache_size
 test_attach_refused
 test_take_back
 test_interrupt
@@ -867,11 +1009,13 @@ test_detach_names
 test_detach_without_node
 test_detach_refused
 test_list
+test_list_states
 test_list_sizes
 test_json
 test_strange_names
 test_many_devices
 test_columns
+test_options
 test_completion
 test_manual
 test_install
