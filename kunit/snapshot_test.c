@@ -311,7 +311,7 @@ static void tables_that_overlap(struct kunit *test)
 		{ L1(20), 20 * 512, 16, 1, 1 },
 		{ L1(30), 2 * 512, 16, 1, 1 },
 		{ L1(20), 512, 16, 1, 1 },
-		{ L1(35), 0, 16, 1, 1 },
+		{ L1(50), 0, 16, 1, 1 },
 	};
 	struct test_image *ti = test_image(test, &layout);
 	struct qcow2_image *img;
@@ -323,6 +323,9 @@ static void tables_that_overlap(struct kunit *test)
 	for (i = 0; i < 80; i++)
 		KUNIT_EXPECT_EQ_MSG(test, (i >= 20 && i < 40) || i == 70,
 				    in(img, i), "cluster %u", i);
+	/* The one without entries is nowhere. */
+	KUNIT_EXPECT_FALSE(test, qcow2_is_inactive_l1(&img->snapshots, L1(45),
+						      L1(60)));
 	qcow2_image_close(img);
 }
 
