@@ -124,12 +124,12 @@ KUNIT_ARRAY_PARAM_DESC(snapshot, snapshot_rows, name);
 
 static void add_snapshots(struct kunit *test, struct qcow2_image *img)
 {
-	struct qcow2_range *range = kvmalloc_array(2, sizeof(*range),
+	struct qcow2_l1_place *range = kvmalloc_array(2, sizeof(*range),
 						   GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, range);
-	range[0] = (struct qcow2_range){ ONE_L1, ONE_L1 + 16 };
-	range[1] = (struct qcow2_range){ OTHER_L1, OTHER_L1 + CLUSTER + 16 };
+	range[0] = (struct qcow2_l1_place){ ONE_L1, ONE_L1 + 16 };
+	range[1] = (struct qcow2_l1_place){ OTHER_L1, OTHER_L1 + CLUSTER + 16 };
 	img->geo.snapshots_offset = SNAPSHOT_TABLE;
 	img->snapshots.table_bytes = 100;
 	img->snapshots.l1_tables = range;

@@ -246,11 +246,11 @@ int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
 /* ---- snapshot.c ---- */
 
 /**
- * struct qcow2_range - bytes of the file, in a sorted array
+ * struct qcow2_l1_place - bytes of the file, in a sorted array
  * @offset: of the first
  * @max_end: where this one or one in front of it ends, whichever is greater
  */
-struct qcow2_range {
+struct qcow2_l1_place {
 	u64 offset;
 	u64 max_end;
 };
@@ -266,7 +266,7 @@ struct qcow2_range {
 struct qcow2_snapshots {
 	u64 table_bytes;
 	u32 nr;
-	struct qcow2_range *l1_tables;
+	struct qcow2_l1_place *l1_tables;
 };
 
 int qcow2_snapshots_read(struct qcow2_image *img, struct qcow2_reason *why);

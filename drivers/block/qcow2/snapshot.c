@@ -121,7 +121,7 @@ static void add_l1_table(struct qcow2_snapshots *snapshots,
 	u64 bytes = (u64)be32_to_cpu(head->l1_size) * sizeof(u64);
 
 	if (bytes)
-		snapshots->l1_tables[snapshots->nr++] = (struct qcow2_range){
+		snapshots->l1_tables[snapshots->nr++] = (struct qcow2_l1_place){
 			.offset = offset,
 			.max_end = offset + bytes,
 		};
@@ -161,8 +161,8 @@ static int read_entries(struct qcow2_image *img, struct table_window *win,
 
 static int compare_ranges(const void *a, const void *b)
 {
-	u64 x = ((const struct qcow2_range *)a)->offset;
-	u64 y = ((const struct qcow2_range *)b)->offset;
+	u64 x = ((const struct qcow2_l1_place *)a)->offset;
+	u64 y = ((const struct qcow2_l1_place *)b)->offset;
 
 	return x < y ? -1 : x > y;
 }
@@ -170,7 +170,7 @@ static int compare_ranges(const void *a, const void *b)
 /* Brings the ranges into the order that qcow2_is_inactive_l1() wants. */
 static void sort_l1_tables(struct qcow2_snapshots *snapshots)
 {
-	struct qcow2_range *range = snapshots->l1_tables;
+	struct qcow2_l1_place *range = snapshots->l1_tables;
 	u32 i;
 
 	sort(range, snapshots->nr, sizeof(*range), compare_ranges, NULL);
@@ -198,7 +198,7 @@ int qcow2_snapshots_read(struct qcow2_image *img, struct qcow2_reason *why)
 		return 0;
 	win.data = kvmalloc(WINDOW_BYTES, GFP_KERNEL);
 	img->snapshots.l1_tables = kvmalloc_array(nr,
-						  sizeof(struct qcow2_range),
+						  sizeof(struct qcow2_l1_place),
 						  GFP_KERNEL);
 	if (win.data && img->snapshots.l1_tables)
 		ret = read_entries(img, &win, why);
