@@ -232,7 +232,7 @@ static void undo_gives_clusters_back(struct kunit *test)
 			     row->hint_after;
 	undo(at);
 	expect_refcounts(test, at, row, &none);
-	KUNIT_EXPECT_EQ(test, hint, at->ti->img->free_hint);
+	KUNIT_EXPECT_EQ(test, hint, qcow2_first_candidate(at->ti->img));
 	KUNIT_EXPECT_NULL(test, at->run.refblock);
 	KUNIT_EXPECT_FALSE(test, qcow2_image_needs_check(at->ti->img));
 }
@@ -251,6 +251,62 @@ static void what_was_taken_is_not_given_again(struct kunit *test)
 		at->run.refblock = NULL;
 	}
 	KUNIT_EXPECT_EQ(test, -EAGAIN, allocate(at, 0, 1));
+}
+
+/*
+ * Clusters that became free below the hint.
+ */
+
+static void free_cluster(struct alloc_test *at, u32 cluster)
+{
+	struct qcow2_image *img = at->ti->img;
+
+	mutex_lock(&img->meta_lock);
+	qcow2_refcount_dec(img, cluster, at->slices[cluster / PER_SLICE]);
+	mutex_unlock(&img->meta_lock);
+}
+
+static void expect_next(struct kunit *test, struct alloc_test *at, u32 want,
+			u32 cluster, u32 nr)
+{
+	KUNIT_ASSERT_EQ(test, 0, allocate(at, 0, want));
+	KUNIT_EXPECT_EQ(test, (u64)cluster << 13, at->run.host_offset);
+	KUNIT_EXPECT_EQ(test, nr, at->run.nb_clusters);
+	qcow2_slice_put(at->run.refblock);
+	at->run.refblock = NULL;
+}
+
+static void lowest_freed_cluster_comes_first(struct kunit *test)
+{
+	static const struct cluster_run free[] = { { PER_BLOCK - 1, 1 } };
+	struct alloc_test *at = begin(test, free, ARRAY_SIZE(free));
+
+	/* Finds the only free one, having looked at all. */
+	expect_next(test, at, 1, PER_BLOCK - 1, 1);
+	KUNIT_EXPECT_EQ(test, PER_BLOCK, at->ti->img->free_hint);
+	free_cluster(at, PER_SLICE + 7);
+	free_cluster(at, PER_SLICE + 8);
+	free_cluster(at, 30);
+	free_cluster(at, 20);
+	KUNIT_EXPECT_EQ(test, 20, qcow2_first_candidate(at->ti->img));
+	KUNIT_EXPECT_EQ(test, PER_BLOCK, at->ti->img->free_hint);
+	expect_next(test, at, 2, 20, 1);
+	expect_next(test, at, 2, 30, 1);
+	expect_next(test, at, 3, PER_SLICE + 7, 2);
+	KUNIT_EXPECT_EQ(test, -EAGAIN, allocate(at, 0, 1));
+	KUNIT_EXPECT_EQ(test, QCOW2_NEED_REFBLOCK, at->need.kind);
+	KUNIT_EXPECT_TRUE(test, xa_empty(&at->ti->img->freed));
+}
+
+static void freed_behind_the_hint_needs_no_record(struct kunit *test)
+{
+	static const struct cluster_run free[] = { { 10, 1 } };
+	struct alloc_test *at = begin(test, free, ARRAY_SIZE(free));
+
+	expect_next(test, at, 1, 10, 1);
+	free_cluster(at, PER_SLICE + 1);
+	KUNIT_EXPECT_TRUE(test, xa_empty(&at->ti->img->freed));
+	expect_next(test, at, 1, PER_SLICE + 1, 1);
 }
 
 /*
@@ -442,6 +498,8 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(clusters_are_taken, alloc_gen_params),
 	KUNIT_CASE_PARAM(undo_gives_clusters_back, alloc_gen_params),
 	KUNIT_CASE(what_was_taken_is_not_given_again),
+	KUNIT_CASE(lowest_freed_cluster_comes_first),
+	KUNIT_CASE(freed_behind_the_hint_needs_no_record),
 	KUNIT_CASE(slice_that_is_not_cached_is_needed),
 	KUNIT_CASE(next_slice_is_needed_when_one_is_full),
 	KUNIT_CASE(a_fixed_place_is_not_worth_a_read),

@@ -183,6 +183,9 @@ struct test_image *test_image(struct kunit *test,
 			      const struct test_layout *layout)
 {
 	struct test_image *ti = kunit_kzalloc(test, sizeof(*ti), GFP_KERNEL);
+	const struct qcow2_options options = {
+		.file_flags = QCOW2_FILE_WRITABLE,
+	};
 	struct qcow2_reason why = {};
 
 	KUNIT_ASSERT_NOT_NULL(test, ti);
@@ -190,7 +193,7 @@ struct test_image *test_image(struct kunit *test,
 	KUNIT_ASSERT_EQ(test, 0,
 			kunit_add_action_or_reset(test, close_file, ti));
 	fill_file(test, ti, layout);
-	ti->img = qcow2_image_open(ti->filp, "kunit", QCOW2_FILE_WRITABLE, &why);
+	ti->img = qcow2_image_open(ti->filp, "kunit", &options, &why);
 	KUNIT_ASSERT_FALSE_MSG(test, IS_ERR(ti->img), "%s", why.text);
 	KUNIT_ASSERT_EQ(test, 0,
 			kunit_add_action_or_reset(test, close_image, ti));

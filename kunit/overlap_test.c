@@ -124,15 +124,15 @@ KUNIT_ARRAY_PARAM_DESC(snapshot, snapshot_rows, name);
 
 static void add_snapshots(struct kunit *test, struct qcow2_image *img)
 {
-	struct qcow2_l1_place *range = kvmalloc_array(2, sizeof(*range),
-						   GFP_KERNEL);
+	struct qcow2_l1_place *place = kvmalloc_array(2, sizeof(*place),
+						      GFP_KERNEL);
 
-	KUNIT_ASSERT_NOT_NULL(test, range);
-	range[0] = (struct qcow2_l1_place){ ONE_L1, ONE_L1 + 16 };
-	range[1] = (struct qcow2_l1_place){ OTHER_L1, OTHER_L1 + CLUSTER + 16 };
+	KUNIT_ASSERT_NOT_NULL(test, place);
+	place[0] = (struct qcow2_l1_place){ ONE_L1, ONE_L1 + 16 };
+	place[1] = (struct qcow2_l1_place){ OTHER_L1, OTHER_L1 + CLUSTER + 16 };
 	img->geo.snapshots_offset = SNAPSHOT_TABLE;
 	img->snapshots.table_bytes = 100;
-	img->snapshots.l1_tables = range;
+	img->snapshots.l1_tables = place;
 	img->snapshots.nr = 2;
 }
 
@@ -162,13 +162,16 @@ static void no_snapshots_no_table(struct kunit *test)
 static void image_is_marked_corrupt(struct kunit *test)
 {
 	struct test_image *ti = test_image(test, &layout);
+	const struct qcow2_options options = {
+		.file_flags = QCOW2_FILE_WRITABLE,
+	};
 	struct qcow2_reason why = {};
 	struct qcow2_image *img;
 
 	KUNIT_EXPECT_EQ(test, -EUCLEAN,
 			check(ti->img, 0, 512, QCOW2_METADATA_NONE));
 	flush_workqueue(ti->img->wq);
-	img = qcow2_image_open(ti->filp, "again", QCOW2_FILE_WRITABLE, &why);
+	img = qcow2_image_open(ti->filp, "again", &options, &why);
 	KUNIT_ASSERT_TRUE(test, IS_ERR(img));
 	KUNIT_EXPECT_EQ(test, -EUCLEAN, PTR_ERR(img));
 	KUNIT_EXPECT_NOT_NULL(test, strstr(why.text, "corrupt"));

@@ -90,7 +90,9 @@ static u64 write_table(struct kunit *test, struct test_image *ti,
 static struct qcow2_image *open_again(struct test_image *ti, unsigned int flags,
 				      struct qcow2_reason *why)
 {
-	return qcow2_image_open(ti->filp, "again", flags, why);
+	const struct qcow2_options options = { .file_flags = flags };
+
+	return qcow2_image_open(ti->filp, "again", &options, why);
 }
 
 static struct qcow2_image *must_open(struct kunit *test, struct test_image *ti)

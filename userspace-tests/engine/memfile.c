@@ -39,6 +39,7 @@ struct block {
 /**
  * struct transfer - what is to be carried out
  * @link: in the file's list
+ * @all: in the list of all that are not done
  * @fio: what the engine submitted
  * @record: number of its record, -1 if there is none
  * @data: its data, copied
@@ -46,6 +47,7 @@ struct block {
  */
 struct transfer {
 	struct list_head link;
+	struct list_head all;
 	struct qcow2_fio *fio;
 	ssize_t record;
 	unsigned char *data;
@@ -66,6 +68,7 @@ struct file {
 	u64 bytes;
 
 	struct list_head queue;
+	struct list_head all;
 	unsigned int queued;
 	bool stop;
 	pthread_t threads[MAX_THREADS];
@@ -382,6 +385,7 @@ static void carry_out(struct file *filp, struct transfer *t)
 	fio->error = t->error;
 
 	enter(filp);
+	list_del(&t->all);
 	end(filp, t->record, t->error);
 	if (t->record >= 0)
 		filp->log[t->record].data = t->data;
@@ -471,6 +475,7 @@ void qcow2_file_submit(struct qcow2_fio *fio)
 			  fio->offset, bytes);
 	if (t->record >= 0)
 		filp->log[t->record].dsync = fio->dsync;
+	list_add_tail(&t->all, &filp->all);
 	now = !filp->options.threads ||
 	      shim_below(&filp->random, 100) < filp->options.inline_percent;
 	if (!now) {
@@ -560,6 +565,20 @@ int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes)
 		bytes -= n;
 	}
 	return ret;
+}
+
+/* Like a file system that can zero some ranges, and others not. */
+int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes)
+{
+	struct file *filp = file->filp;
+	bool by_range;
+
+	enter(filp);
+	by_range = shim_below(&filp->random, 2);
+	leave(filp);
+	if (by_range && !memfile_zero_range(filp, offset, bytes, false))
+		return 0;
+	return qcow2_file_write_zeroes(file, offset, bytes);
 }
 
 /*
@@ -657,6 +676,7 @@ struct file *memfile_create(const struct memfile_options *options)
 	pthread_mutex_init(&filp->lock, NULL);
 	pthread_cond_init(&filp->changed, NULL);
 	INIT_LIST_HEAD(&filp->queue);
+	INIT_LIST_HEAD(&filp->all);
 	filp->nr_buckets = 1024;
 	filp->blocks = must(calloc(filp->nr_buckets, sizeof(*filp->blocks)));
 	for (i = 0; i < filp->options.threads; i++)
@@ -841,6 +861,20 @@ u64 memfile_space_used(struct file *filp)
 }
 
 /* Like a flush a call that waits; recorded and made to fail like a write. */
+/* Invariant I4: what is punched nobody reads or writes at that time. */
+static void check_punch(struct file *filp, u64 offset, u64 bytes)
+{
+	struct transfer *t;
+
+	list_for_each_entry(t, &filp->all, all)
+		if (t->fio->offset < offset + bytes &&
+		    offset < t->fio->offset + iov_iter_count(&t->fio->iter))
+			shim_die("memfile: 0x%llx+0x%llx is punched while it is %s at 0x%llx",
+				 offset, bytes,
+				 t->fio->write ? "written" : "read",
+				 t->fio->offset);
+}
+
 int memfile_zero_range(struct file *filp, u64 offset, u64 bytes, bool punch)
 {
 	enum memfile_op op = punch ? MEMFILE_PUNCH : MEMFILE_ZERO;
@@ -853,6 +887,8 @@ int memfile_zero_range(struct file *filp, u64 offset, u64 bytes, bool punch)
 	leave(filp);
 	nap(filp, false);
 	enter(filp);
+	if (punch)
+		check_punch(filp, offset, bytes);
 	error = fault_of(filp, op, offset, bytes);
 	if (!error && offset + bytes > filp->bytes && !punch)
 		filp->bytes = offset + bytes;

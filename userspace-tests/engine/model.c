@@ -77,12 +77,17 @@ static void open_image(struct program *p)
 	static const long long delays[] = {
 		SHIM_DELAY_REAL, SHIM_DELAY_NEVER, 200000, 2000000, 20000000,
 	};
+	struct qcow2_options options = {
+		.file_flags = QCOW2_FILE_WRITABLE,
+		.no_pass_discard = !shim_below(&p->r, 8),
+		.discard_no_unref = p->base.version > 2 &&
+				    !shim_below(&p->r, 4),
+	};
 	struct qcow2_reason why = {};
 
 	shim_set_delay(p->churn ? 100000 :
 		       delays[shim_below(&p->r, ARRAY_SIZE(delays))]);
-	p->w.img = qcow2_image_open(p->w.filp, "test", QCOW2_FILE_WRITABLE,
-				    &why);
+	p->w.img = qcow2_image_open(p->w.filp, "test", &options, &why);
 	if (IS_ERR(p->w.img))
 		wl_fail(p->seed, "open: %s (%ld)", why.text,
 			PTR_ERR(p->w.img));
@@ -133,9 +138,10 @@ static void look_ourselves(struct program *p)
 	if (why)
 		wl_fail(p->seed, "closed image: %s", why);
 	qimg_check(&q, &check);
-	if (check.corruptions || check.leaks)
-		wl_fail(p->seed, "closed image: %u corruptions, %u leaks; %s",
-			check.corruptions, check.leaks, check.first);
+	if (check.corruptions || check.leaks || check.dirty)
+		wl_fail(p->seed, "closed image: %u corruptions, %u leaks%s; %s",
+			check.corruptions, check.leaks,
+			check.dirty ? ", dirty" : "", check.first);
 	compare_disk(p, disk, "our reader");
 	free(disk);
 	free(file);

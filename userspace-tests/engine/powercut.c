@@ -194,9 +194,13 @@ static void make_disk(struct run *run, const char *path,
 
 static void open_image(struct workload *w)
 {
+	const struct qcow2_options options = {
+		.file_flags = QCOW2_FILE_WRITABLE,
+		.discard_no_unref = w->no_unref,
+	};
 	struct qcow2_reason why = {};
 
-	w->img = qcow2_image_open(w->filp, "test", QCOW2_FILE_WRITABLE, &why);
+	w->img = qcow2_image_open(w->filp, "test", &options, &why);
 	if (IS_ERR(w->img))
 		wl_fail(w->seed, "open: %s (%ld)", why.text, PTR_ERR(w->img));
 }
@@ -339,6 +343,7 @@ static void record(struct run *run)
 		exit(2);
 	run->w.seed = run->seed;
 	run->w.history = true;
+	run->w.no_unref = base.version > 2 && !shim_below(&run->r, 4);
 	run->w.align = WL_SECTOR;
 	run->w.max_op_bytes = 4096ULL << shim_below(&run->r, 4);
 	choose_mix(run);
@@ -477,6 +482,40 @@ static int qemu_check(struct run *run, const unsigned char *file, u64 bytes)
 	return status;
 }
 
+/*
+ * With the dirty bit set the refcounts may be wrong, which `qemu-img check -r`
+ * has to mend, and the disk must be as it was then.
+ */
+static int qemu_repair(struct run *run, const unsigned char *file, u64 bytes,
+		       const unsigned char *disk)
+{
+	char path[600];
+	const char * const repair[] = {
+		"qemu-img", "check", "-q", "-r", "all", "-f", "qcow2", path, NULL
+	};
+	const char * const check[] = {
+		"qemu-img", "check", "-q", "-f", "qcow2", path, NULL
+	};
+	unsigned char *repaired, *after = must(malloc(run->w.bytes));
+	size_t repaired_bytes;
+	struct qimg q;
+	int status;
+
+	keep(run, file, bytes, path, sizeof(path));
+	run_program(repair, true);
+	status = run_program(check, true);
+	repaired = must(read_file(path, &repaired_bytes));
+	if (!status && (qimg_open(&q, repaired, repaired_bytes) ||
+			qimg_read(&q, 0, run->w.bytes, after) ||
+			memcmp(disk, after, run->w.bytes)))
+		status = -1;
+	if (!status)
+		unlink(path);
+	free(repaired);
+	free(after);
+	return status;
+}
+
 /* What happened up to the cut, and what the guest did to sector @s. */
 static void tell(const struct run *run, const struct cut *cut, u64 s)
 {
@@ -600,7 +639,9 @@ static void look_at(struct run *run, const struct cut *cut,
 			bad_sector(run, cut, file, bytes, s,
 				   disk + s * WL_SECTOR);
 	if (qemu_every && !shim_below(&run->r, qemu_every)) {
-		int status = qemu_check(run, file, bytes);
+		int status = check.dirty ?
+			     qemu_repair(run, file, bytes, disk) :
+			     qemu_check(run, file, bytes);
 
 		if (status && status != 3)
 			bad_image(run, cut, file, bytes,

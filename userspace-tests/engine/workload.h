@@ -78,6 +78,7 @@ struct wl_flush {
  * @max_op_bytes: the longest operation but for rare ones
  * @history: keep @writes and @flushes
  * @errors_ok: operations may fail; what they wrote may be old or new then
+ * @no_unref: the image is open with discard-no-unref
  * @content: what the disk holds
  * @unknown: sectors of which nobody knows, as an operation failed on them
  */
@@ -91,6 +92,7 @@ struct workload {
 	u64 max_op_bytes;
 	bool history;
 	bool errors_ok;
+	bool no_unref;
 
 	unsigned char *content;
 	unsigned char *unknown;

@@ -154,3 +154,23 @@ bool xa_empty(struct xarray *xa)
 			return false;
 	return true;
 }
+
+/* Looks at all of them: the arrays in which the engine searches are small. */
+void *xa_find(struct xarray *xa, unsigned long *index, unsigned long max,
+	      unsigned int filter)
+{
+	struct shim_xa_node *node, *first = NULL;
+	unsigned int i;
+
+	spin_lock(&xa->xa_lock);
+	for (i = 0; i < NR_BUCKETS; i++)
+		for (node = xa->buckets[i]; node; node = node->next)
+			if (node->index >= *index && node->index <= max &&
+			    (!first || node->index < first->index))
+				first = node;
+	spin_unlock(&xa->xa_lock);
+	if (!first)
+		return NULL;
+	*index = first->index;
+	return first->entry;
+}

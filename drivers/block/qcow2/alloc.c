@@ -14,9 +14,16 @@
  * What was brought stays pinned until the step is done, so two rounds of this
  * for one step are enough unless other writers come between.
  *
- * Clusters are taken first fit from free_hint, below which none is free, and
- * in runs that lie in one refcount slice, which the run pins: giving it back
- * then needs neither I/O nor memory.
+ * Clusters are taken in runs that lie in one refcount slice, which the run
+ * pins: giving it back then needs neither I/O nor memory.  To find a free one
+ * costs no look at used ones that were looked at before, however full the image
+ * is: free_hint moves up over what was found in use, and what becomes free
+ * below it is on record in img->freed, an xarray that has, by number of the
+ * refcount slice, the index in it from which on some are free.  The lowest of
+ * these is used up first, then free_hint moves on.  Both are hints in so far as
+ * the refcount decides; but a free cluster that neither leads to is lost until
+ * the image is attached again, so memory that lacks for the record moves
+ * free_hint back instead.
  */
 
 #include <linux/bits.h>
@@ -24,6 +31,7 @@
 #include <linux/errno.h>
 #include <linux/minmax.h>
 #include <linux/sched.h>
+#include <linux/xarray.h>
 
 #include "image.h"
 
@@ -107,12 +115,17 @@ static u64 max_clusters(struct qcow2_image *img)
 	return bytes >> img->geo.cluster_bits;
 }
 
+static u32 index_in_slice(const struct qcow2_geometry *geo, u64 cluster)
+{
+	return cluster & (BIT_ULL(geo->refslice_bits) - 1);
+}
+
 /* Number of clusters from @cluster on, in its slice, that are free or not. */
 static u32 count_run(const struct qcow2_geometry *geo,
 		     const struct qcow2_slice *slice, u64 cluster, u64 max,
 		     bool free)
 {
-	u32 index = cluster & (BIT_ULL(geo->refslice_bits) - 1);
+	u32 index = index_in_slice(geo, cluster);
 	u32 n, left = BIT(geo->refslice_bits) - index;
 
 	for (n = 0; n < min_t(u64, left, max); n++)
@@ -122,49 +135,114 @@ static u32 count_run(const struct qcow2_geometry *geo,
 	return n;
 }
 
+/**
+ * qcow2_first_candidate() - where to look for a free cluster
+ * @img: the image
+ *
+ * Context: meta_lock held.
+ * Return: a cluster; all before it are in use.
+ */
+u64 qcow2_first_candidate(struct qcow2_image *img)
+{
+	unsigned long nr = 0;
+	void *entry = xa_find(&img->freed, &nr, ULONG_MAX, XA_PRESENT);
+
+	if (!entry)
+		return img->free_hint;
+	return min(((u64)nr << img->geo.refslice_bits) + xa_to_value(entry),
+		   img->free_hint);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_first_candidate);
+
+/**
+ * qcow2_cluster_freed() - a cluster can be allocated again
+ * @img: the image
+ * @cluster: index of the host cluster, whose refcount became 0
+ *
+ * Context: meta_lock held; does not sleep.
+ */
+void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster)
+{
+	unsigned long nr = cluster >> img->geo.refslice_bits;
+	u32 index = index_in_slice(&img->geo, cluster);
+	void *entry;
+
+	lockdep_assert_held(&img->meta_lock);
+	if (cluster >= img->free_hint)
+		return;
+	entry = xa_load(&img->freed, nr);
+	if (entry && xa_to_value(entry) <= index)
+		return;
+	entry = xa_store(&img->freed, nr, xa_mk_value(index),
+			 GFP_NOWAIT | __GFP_NOWARN);
+	if (xa_is_err(entry))
+		img->free_hint = cluster;
+}
+
+/* The clusters @start to @start + @nr - 1, in one slice, are in use. */
+static void move_hints(struct qcow2_image *img, u64 start, u32 nr)
+{
+	unsigned long slice = start >> img->geo.refslice_bits;
+	void *entry = xa_load(&img->freed, slice);
+	u32 index;
+
+	if (img->free_hint == start)
+		img->free_hint += nr;
+	if (!entry || xa_to_value(entry) != index_in_slice(&img->geo, start))
+		return;
+	index = index_in_slice(&img->geo, start + nr);
+	if (!index || start + nr == img->free_hint)
+		xa_erase(&img->freed, slice);
+	else	/* Replaces an entry, for which there is memory. */
+		xa_store(&img->freed, slice, xa_mk_value(index), GFP_NOWAIT);
+}
+
 static void take(struct qcow2_image *img, struct qcow2_slice *slice,
 		 u64 cluster, u32 nr, struct qcow2_run *run)
 {
 	const struct qcow2_geometry *geo = &img->geo;
-	u32 index = cluster & (BIT_ULL(geo->refslice_bits) - 1);
+	u32 index = index_in_slice(geo, cluster);
 	u32 i;
 
 	for (i = 0; i < nr; i++)
 		qcow2_set_refcount(slice->data, geo->refcount_order, index + i,
 				   1);
 	qcow2_slice_mark_dirty(img, slice);
-	if (img->free_hint == cluster)
-		img->free_hint += nr;
+	move_hints(img, cluster, nr);
 	run->host_offset = cluster << geo->cluster_bits;
 	run->nb_clusters = nr;
+	run->fresh = cluster >= img->fresh_from;
 	run->refblock = slice;
+	img->fresh_from = max(img->fresh_from, cluster + nr);
 }
 
-/* Moves free_hint to the next free cluster and gives the slice that counts it. */
+/* Finds the first free cluster, and the slice that counts it. */
 static int find_free(struct qcow2_image *img, struct qcow2_need *need,
-		     struct qcow2_slice **slice)
+		     u64 *cluster, struct qcow2_slice **slice)
 {
 	u64 per_slice = BIT_ULL(img->geo.refslice_bits);
 	int scanned;
 
-	for (scanned = 0; img->free_hint < max_clusters(img); scanned++) {
-		u64 left = per_slice - (img->free_hint & (per_slice - 1));
+	for (scanned = 0; scanned < MAX_SCAN; scanned++) {
+		u64 start = qcow2_first_candidate(img);
+		u32 left = per_slice - index_in_slice(&img->geo, start);
 		u32 used;
 		int ret;
 
-		if (scanned == MAX_SCAN)
-			return qcow2_need_growth(need, QCOW2_NEED_A_BREAK, 0);
-		ret = qcow2_refcount_slice(img, img->free_hint, need, slice);
+		if (start >= max_clusters(img))
+			return -ENOSPC;
+		ret = qcow2_refcount_slice(img, start, need, slice);
 		if (ret)
 			return ret;
-		used = count_run(&img->geo, *slice, img->free_hint, left,
-				 false);
-		img->free_hint += used;
+		used = count_run(&img->geo, *slice, start, left, false);
+		if (used)
+			move_hints(img, start, used);
+		*cluster = start + used;
 		if (used < left)
 			return 0;
 		qcow2_slice_put(*slice);
 	}
-	return -ENOSPC;
+	return qcow2_need_growth(need, QCOW2_NEED_A_BREAK, 0);
 }
 
 static int alloc_anywhere(struct qcow2_image *img, u32 want,
@@ -174,10 +252,9 @@ static int alloc_anywhere(struct qcow2_image *img, u32 want,
 	u64 cluster;
 	int ret;
 
-	ret = find_free(img, need, &slice);
+	ret = find_free(img, need, &cluster, &slice);
 	if (ret)
 		return ret;
-	cluster = img->free_hint;
 	if (!cluster || cluster >= max_clusters(img)) {
 		qcow2_slice_put(slice);
 		return cluster ? -ENOSPC :

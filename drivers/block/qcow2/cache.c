@@ -189,7 +189,7 @@ static struct qcow2_slice *get_memory(struct qcow2_image *img)
 		if (slice)
 			return slice;
 		if (!evict(&img->cache))
-			qcow2_commit(img);
+			qcow2_commit_all(img);
 		/* What was dropped comes back after a grace period. */
 		schedule_timeout_uninterruptible(1);
 	}
@@ -426,14 +426,15 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_cache_forget);
 /**
  * qcow2_cache_init() - make an empty cache
  * @cache: the cache
+ * @bytes: its cap, 0 for the default
  */
-void qcow2_cache_init(struct qcow2_cache *cache)
+void qcow2_cache_init(struct qcow2_cache *cache, u64 bytes)
 {
 	xa_init(&cache->slices);
 	spin_lock_init(&cache->lock);
 	INIT_LIST_HEAD(&cache->lru);
 	cache->nr = 0;
-	cache->max = QCOW2_CACHE_MAX_BYTES / PAGE_SIZE;
+	cache->max = (bytes ?: QCOW2_CACHE_MAX_BYTES) / PAGE_SIZE;
 }
 
 /**

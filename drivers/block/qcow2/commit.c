@@ -32,6 +32,11 @@
  *
  * Flushes that come while a commit runs share the next one.
  *
+ * With lazy refcounts the dirty bit is set in the header, durably, before the
+ * first L2 entry changes.  From then on a commit leaves the refcounts out: after
+ * a crash they are made anew from the tables.  They are written when they are
+ * too many to keep, and at the end, before the bit is cleared.
+ *
  * If writing metadata fails for want of space or memory, all that was to be
  * written is dirty again and the next commit tries again: none of the orders
  * above is broken by having written a part of it.  After any other error the image takes
@@ -323,7 +328,8 @@ static int commit_batch(struct qcow2_image *img, bool *more)
 
 	mutex_lock(&img->meta_lock);
 	take_copies(img, &img->dirty_l2, &img->l2_copies, &l2);
-	list_splice_init(&img->dirty_refblocks, &refblocks);
+	if (!test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
+		list_splice_init(&img->dirty_refblocks, &refblocks);
 	*more = !list_empty(&img->dirty_l2);
 	if (!*more) {
 		list_splice_tail_init(&img->unlinked, &drops);
@@ -424,6 +430,24 @@ int qcow2_commit_refcounts(struct qcow2_image *img)
 	return ret;
 }
 
+/**
+ * qcow2_commit_all() - as qcow2_commit(), and have all refcounts in the file
+ * @img: the image
+ *
+ * That makes no difference but with lazy refcounts.
+ *
+ * Context: sleeps, does I/O; takes commit_lock.
+ * Return: as qcow2_commit().
+ */
+int qcow2_commit_all(struct qcow2_image *img)
+{
+	int ret = qcow2_commit(img);
+
+	if (!ret && test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
+		ret = qcow2_commit_refcounts(img);
+	return ret;
+}
+
 static void commit_by_clock(struct work_struct *work)
 {
 	qcow2_commit(container_of(to_delayed_work(work), struct qcow2_image,
@@ -493,15 +517,18 @@ static void epoch_drained(struct percpu_ref *ref)
 	queue_work(img->wq, &img->release_work);
 }
 
-/* Starts to wait for the I/O that may use the durable drops' clusters. */
+/* Starts to wait for the I/O that may use clusters that go or are punched. */
 static void release_kick(struct qcow2_image *img)
 {
 	struct qcow2_epoch *old = &img->epochs[img->epoch];
 
 	lockdep_assert_held(&img->meta_lock);
-	if (!list_empty(&img->draining) || list_empty(&img->durable))
+	if (!list_empty(&img->draining) || !list_empty(&img->punching))
+		return;
+	if (list_empty(&img->durable) && list_empty(&img->punches))
 		return;
 	list_splice_init(&img->durable, &img->draining);
+	list_splice_init(&img->punches, &img->punching);
 	/* Who sees the new epoch sees the removals that came before. */
 	smp_store_release(&img->epoch, !img->epoch);
 	percpu_ref_kill(&old->ref);
@@ -555,7 +582,7 @@ static u32 count_last_users(struct qcow2_image *img, const u64 *offsets,
 {
 	u32 i;
 
-	if (test_bit(QCOW2_IMAGE_KEEP_SPACE, &img->flags))
+	if (test_bit(QCOW2_IMAGE_NO_PASS_DISCARD, &img->flags))
 		return 0;
 	for (i = 0; i < nr; i++) {
 		u64 expected = offsets[0] + ((u64)i << img->geo.cluster_bits);
@@ -603,26 +630,77 @@ static void free_drops(struct list_head *list)
 	INIT_LIST_HEAD(list);
 }
 
-/* Runs when the old epoch's I/O is done; the list is nobody else's until then. */
-static void release_work(struct work_struct *work)
+static void apply_drops(struct qcow2_image *img)
 {
-	struct qcow2_image *img = container_of(work, struct qcow2_image,
-					       release_work);
 	struct qcow2_drop *drop;
-	LIST_HEAD(applied);
 	u32 i;
 
 	list_for_each_entry(drop, &img->draining, link)
 		for (i = 0; i < drop->nr;)
 			i += drop_references(img, &drop->offsets[i],
 					     drop->nr - i);
+}
+
+/* That a hole could not be made costs space only. */
+static void apply_punches(struct qcow2_image *img)
+{
+	struct qcow2_punch *punch;
+	u32 i;
+
+	list_for_each_entry(punch, &img->punching, link)
+		for (i = 0; i < punch->nr; i++)
+			qcow2_file_punch(img->file, punch->ranges[i].offset,
+					 punch->ranges[i].bytes);
+}
+
+static void land_punches(struct qcow2_image *img, struct list_head *waiters)
+{
+	struct qcow2_punch *punch, *next;
+
+	lockdep_assert_held(&img->meta_lock);
+	list_for_each_entry_safe(punch, next, &img->punching, link) {
+		qcow2_land_meta(img, &punch->meta, waiters);
+		list_del(&punch->link);
+		kvfree(punch);
+	}
+}
+
+/* Runs when the old epoch's I/O is done; the lists are nobody else's until then. */
+static void release_work(struct work_struct *work)
+{
+	struct qcow2_image *img = container_of(work, struct qcow2_image,
+					       release_work);
+	LIST_HEAD(applied);
+	LIST_HEAD(waiters);
+
+	apply_drops(img);
+	apply_punches(img);
 	percpu_ref_reinit(&img->epochs[!img->epoch].ref);
 	mutex_lock(&img->meta_lock);
 	list_splice_init(&img->draining, &applied);
+	land_punches(img, &waiters);
 	release_kick(img);
 	mutex_unlock(&img->meta_lock);
 	free_drops(&applied);
+	qcow2_requeue_waiters(&waiters);
 	wake_up_all(&img->released);
+}
+
+/**
+ * qcow2_punch_later() - give space back when nobody uses it any more
+ * @img: the image
+ * @punch: its meta is in flight; gone when that has landed
+ *
+ * The clusters read as zeroes since the same hold of meta_lock.  This need not
+ * be durable: what the guest zeroed may be zero after a crash.
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch)
+{
+	lockdep_assert_held(&img->meta_lock);
+	list_add_tail(&punch->link, &img->punches);
+	release_kick(img);
 }
 
 /**
@@ -695,6 +773,8 @@ int qcow2_commit_init(struct qcow2_image *img)
 	INIT_LIST_HEAD(&img->unlinked);
 	INIT_LIST_HEAD(&img->durable);
 	INIT_LIST_HEAD(&img->draining);
+	INIT_LIST_HEAD(&img->punches);
+	INIT_LIST_HEAD(&img->punching);
 	INIT_DELAYED_WORK(&img->commit_work, commit_by_clock);
 	INIT_WORK(&img->release_work, release_work);
 	init_waitqueue_head(&img->released);
@@ -709,7 +789,8 @@ static bool nothing_to_release(struct qcow2_image *img)
 	bool ret;
 
 	mutex_lock(&img->meta_lock);
-	ret = list_empty(&img->durable) && list_empty(&img->draining);
+	ret = list_empty(&img->durable) && list_empty(&img->draining) &&
+	      list_empty(&img->punches) && list_empty(&img->punching);
 	mutex_unlock(&img->meta_lock);
 	return ret;
 }
@@ -739,10 +820,13 @@ int qcow2_commit_stop(struct qcow2_image *img)
 	int ret;
 
 	do {
-		ret = qcow2_commit(img);
+		ret = qcow2_commit_all(img);
 		wait_event(img->released, nothing_to_release(img));
 	} while (!ret && !is_clean(img));
 	cancel_delayed_work_sync(&img->commit_work);
+	if (!ret && test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags) &&
+	    !qcow2_image_needs_check(img))
+		ret = qcow2_file_flush(img->file) ?: qcow2_mark_clean(img);
 	return ret;
 }
 

@@ -8,9 +8,11 @@
  * DOC: copy on write
  *
  * The COW regions of a meta are filled with what the guest reads there, which
- * the L2 entries still say, as the meta is not linked yet.  What reads as
- * zeroes is written as zeroes, without a read; the rest goes through a bounce
- * buffer from a mempool, so that a COW needs no memory to proceed.
+ * the L2 entries still say, as the meta is not linked yet.  For what reads as
+ * zeroes nothing need be done in clusters that the file grew by, for the file
+ * reads as zeroes there too; in others it is made zero, without a read (QEMU:
+ * handle_alloc_space()).  The rest goes through a bounce buffer from a mempool,
+ * so that a COW needs no memory to proceed.
  */
 
 #include <linux/bvec.h>
@@ -113,7 +115,8 @@ static int copy_bytes(struct qcow2_image *img, u64 from, u64 to, u64 bytes)
 	return ret;
 }
 
-static int copy_extent(struct qcow2_image *img, u64 guest_offset,
+static int copy_extent(struct qcow2_image *img,
+		       const struct qcow2_l2_meta *meta, u64 guest_offset,
 		       const struct qcow2_extent *extent, u64 to)
 {
 	switch (extent->type) {
@@ -123,7 +126,9 @@ static int copy_extent(struct qcow2_image *img, u64 guest_offset,
 	case QCOW2_SUBCLUSTER_UNALLOCATED_ALLOC:
 	case QCOW2_SUBCLUSTER_ZERO_PLAIN:
 	case QCOW2_SUBCLUSTER_ZERO_ALLOC:
-		return qcow2_file_write_zeroes(img->file, to, extent->bytes);
+		if (meta->fresh)
+			return 0;
+		return qcow2_file_make_zero(img->file, to, extent->bytes);
 	case QCOW2_SUBCLUSTER_COMPRESSED:
 		return qcow2_refuse_compressed(img, guest_offset);
 	case QCOW2_SUBCLUSTER_INVALID:
@@ -144,7 +149,8 @@ static int copy_region(struct qcow2_image *img,
 
 	for (; left; left -= extent.bytes) {
 		ret = qcow2_map(img, guest_offset, left, &extent);
-		ret = ret ?: copy_extent(img, guest_offset, &extent, to);
+		ret = ret ?: copy_extent(img, meta, guest_offset, &extent,
+					to);
 		if (ret)
 			return ret;
 		guest_offset += extent.bytes;

@@ -34,6 +34,13 @@
 /* Highest number of a device: its name must fit, and so must its minors. */
 #define MAX_INDEX	((1 << 20) - 1)
 
+/* Tables of the largest image that there can be in practice. */
+#define MAX_CACHE_BYTES	((u64)SZ_1G << 6)
+
+#define KNOWN_FLAGS	(QCOW2_ATTACH_READ_ONLY | QCOW2_ATTACH_DIRECT_IO | \
+			 QCOW2_ATTACH_NO_PASS_DISCARD | \
+			 QCOW2_ATTACH_DISCARD_NO_UNREF)
+
 /**
  * enum device_state - who owns a device
  * @DEVICE_ATTACHING: the attach that made it; nobody else may look at more
@@ -52,6 +59,7 @@ enum device_state {
  * @state: enum device_state, under devices_lock
  * @index: its number
  * @flags: enum qcow2_attach_flags
+ * @cache_size: as asked for, in bytes
  * @filp: the image file, with a reference
  * @img: the image
  * @disk: its block device
@@ -60,6 +68,7 @@ struct qcow2_device {
 	enum device_state state;
 	int index;
 	u32 flags;
+	u64 cache_size;
 	struct file *filp;
 	struct qcow2_image *img;
 	struct qcow2_disk *disk;
@@ -144,11 +153,16 @@ static unsigned int file_flags(u32 attach_flags)
 
 static int bring_up(struct qcow2_device *dev, struct qcow2_reason *why)
 {
+	const struct qcow2_options options = {
+		.file_flags = file_flags(dev->flags),
+		.no_pass_discard = dev->flags & QCOW2_ATTACH_NO_PASS_DISCARD,
+		.discard_no_unref = dev->flags & QCOW2_ATTACH_DISCARD_NO_UNREF,
+		.cache_bytes = dev->cache_size,
+	};
 	char name[DISK_NAME_LEN];
 
 	snprintf(name, sizeof(name), "qcow%d", dev->index);
-	dev->img = qcow2_image_open(dev->filp, name, file_flags(dev->flags),
-				    why);
+	dev->img = qcow2_image_open(dev->filp, name, &options, why);
 	if (IS_ERR(dev->img))
 		return PTR_ERR(dev->img);
 	dev->disk = qcow2_disk_add(dev->img, dev->index, why);
@@ -162,7 +176,7 @@ static int bring_up(struct qcow2_device *dev, struct qcow2_reason *why)
 	return 0;
 }
 
-static int attach_file(struct file *filp, u32 flags, int *index,
+static int attach_file(struct file *filp, struct qcow2_ctl_attach *arg,
 		       struct qcow2_reason *why)
 {
 	struct qcow2_device *dev = kzalloc_obj(*dev);
@@ -171,11 +185,12 @@ static int attach_file(struct file *filp, u32 flags, int *index,
 	if (!dev)
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
 	dev->filp = get_file(filp);
-	dev->flags = flags;
-	ret = reserve(dev, *index, why);
+	dev->flags = arg->flags;
+	dev->cache_size = arg->cache_size;
+	ret = reserve(dev, arg->index, why);
 	if (ret)
 		goto err_file;
-	*index = dev->index;
+	arg->index = dev->index;
 	ret = bring_up(dev, why);
 	if (ret)
 		goto err_reserved;
@@ -192,12 +207,18 @@ err_file:
 static int check_attach(const struct qcow2_ctl_attach *arg,
 			struct qcow2_reason *why)
 {
-	if (arg->flags & ~(QCOW2_ATTACH_READ_ONLY | QCOW2_ATTACH_DIRECT_IO))
+	if (arg->flags & ~KNOWN_FLAGS)
 		return qcow2_refuse(why, -EINVAL, "unknown flags 0x%x",
 				    arg->flags);
 	if (arg->reserved)
 		return qcow2_refuse(why, -EINVAL,
 				    "a reserved member is not zero");
+	if (arg->cache_size &&
+	    (arg->cache_size < QCOW2_CACHE_MIN_BYTES || arg->cache_size > MAX_CACHE_BYTES))
+		return qcow2_refuse(why, -EINVAL,
+				    "cache size is %llu bytes, wanted %u to %llu",
+				    arg->cache_size, QCOW2_CACHE_MIN_BYTES,
+				    MAX_CACHE_BYTES);
 	if (arg->index < -1 || arg->index > MAX_INDEX)
 		return qcow2_refuse(why, -EINVAL,
 				    "device number is %d, wanted -1 to %d",
@@ -237,7 +258,7 @@ static int ctl_attach(struct qcow2_ctl_attach *arg, struct qcow2_reason *why)
 		return ret;
 	/* Each device keeps the module; the ioctl itself is covered by fops. */
 	__module_get(THIS_MODULE);
-	ret = attach_file(filp, arg->flags, &arg->index, why);
+	ret = attach_file(filp, arg, why);
 	fput(filp);
 	if (ret)
 		module_put(THIS_MODULE);
@@ -281,7 +302,7 @@ static int begin_detach(int index, struct qcow2_device **found,
 /* With the device still there: what does not fit into the file would be lost. */
 static int commit_first(struct qcow2_device *dev, struct qcow2_reason *why)
 {
-	if (qcow2_commit(dev->img) != -ENOSPC)
+	if (qcow2_commit_all(dev->img) != -ENOSPC)
 		return 0;
 	mutex_lock(&devices_lock);
 	qcow2_disk_cancel_close(dev->disk);
@@ -341,6 +362,10 @@ static u32 query_state(const struct qcow2_device *dev)
 		state |= QCOW2_STATE_READ_ONLY;
 	if (dev->flags & QCOW2_ATTACH_DIRECT_IO)
 		state |= QCOW2_STATE_DIRECT_IO;
+	if (dev->flags & QCOW2_ATTACH_NO_PASS_DISCARD)
+		state |= QCOW2_STATE_NO_PASS_DISCARD;
+	if (dev->flags & QCOW2_ATTACH_DISCARD_NO_UNREF)
+		state |= QCOW2_STATE_DISCARD_NO_UNREF;
 	if (qcow2_image_needs_check(dev->img))
 		state |= QCOW2_STATE_NEEDS_CHECK;
 	return state;

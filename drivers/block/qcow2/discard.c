@@ -20,6 +20,13 @@
  * the reference is dropped, punched and reused by the steps in DOC: commit.  A
  * cluster that is kept has its entry marked ZERO (its subclusters' zero bits).
  *
+ * What is zeroed of a cluster that keeps its place is punched too: all of it
+ * with discard-no-unref, else what is long enough to be worth it.  A write must
+ * not get between the change of the entry and the hole, so a meta in flight
+ * keeps others off until the hole is there, and that has to wait until nobody
+ * reads or writes there by the old entry (invariant I4); the discard waits on
+ * that meta as anybody else.
+ *
  * If there's a crash, then: an entry that reached the file reads as zeroes, one
  * that did not as before, and the cluster of the latter is untouched, because
  * it is only freed when the change is durable.
@@ -31,12 +38,16 @@
 #include <linux/init.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
+#include <linux/slab.h>
 
 #include "image.h"
 #include "write.h"
 
 /* Clusters whose entries change under one hold of meta_lock. */
 #define STEP_CLUSTERS	256
+
+/* Less than this of a cluster that stays is not punched. */
+#define PART_PUNCH_MIN	SZ_64K
 
 /* Zeroes for the head or tail of a write zeroes: less than a cluster. */
 #define ZERO_BVECS	(BIT(QCOW2_MAX_CLUSTER_BITS) / PAGE_SIZE)
@@ -128,7 +139,8 @@ static struct qcow2_zeroing zeroing_of(const struct qcow2_geometry *geo,
  * @img: the image
  * @offset: guest offset, aligned to a subcluster
  * @end: guest offset behind it, likewise
- * @keep: host clusters shall be kept
+ * @keep: host clusters shall be kept, with their space
+ * @punch: record for space to give back of clusters that stay, or NULL
  * @skip_compressed: leave compressed clusters alone instead of failing
  * @drop: record for the host clusters that lose their reference
  * @pass: to find what is in flight, and what is missing
@@ -139,6 +151,7 @@ struct step {
 	u64 end;
 	bool keep;
 	bool skip_compressed;
+	struct qcow2_punch *punch;
 	struct qcow2_drop *drop;
 	struct qcow2_pass pass;
 };
@@ -147,6 +160,45 @@ struct step {
 static bool is_zero_already(struct qcow2_l2_entry entry)
 {
 	return !(entry.word & (QCOW2_OFFSET_MASK | QCOW2_OFLAG_COMPRESSED));
+}
+
+/* With discard-no-unref clusters stay, but for those that others use too. */
+static bool keeps_place(const struct step *step, struct qcow2_l2_entry old)
+{
+	if (step->keep)
+		return true;
+	return (old.word & QCOW2_OFLAG_COPIED) &&
+	       test_bit(QCOW2_IMAGE_DISCARD_NO_UNREF, &step->img->flags);
+}
+
+static void add_punch_range(struct qcow2_punch *punch, u64 offset, u64 bytes)
+{
+	struct qcow2_range *last = punch->nr ? &punch->ranges[punch->nr - 1] :
+					       NULL;
+
+	if (last && last->offset + last->bytes == offset)
+		last->bytes += bytes;
+	else if (!WARN_ON_ONCE(punch->nr == punch->room))
+		punch->ranges[punch->nr++] = (struct qcow2_range) {
+			.offset = offset,
+			.bytes = bytes,
+		};
+}
+
+/* Subclusters of a cluster that stays became zeroes. */
+static void punch_part(struct step *step, u64 word,
+		       const struct qcow2_zeroing *z)
+{
+	const struct qcow2_geometry *geo = &step->img->geo;
+	u64 start = (u64)z->first << geo->subcluster_bits;
+	u64 end = (u64)z->end << geo->subcluster_bits;
+
+	if (step->keep || !step->punch || !(word & QCOW2_OFLAG_COPIED))
+		return;
+	if (end - start == geo->cluster_bytes || end - start >= PART_PUNCH_MIN)
+		add_punch_range(step->punch,
+				(word & QCOW2_OFFSET_MASK) + start,
+				end - start);
 }
 
 static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
@@ -166,13 +218,15 @@ static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
 	if (old.word & QCOW2_OFLAG_COMPRESSED)
 		return step->skip_compressed ? 0 :
 		       qcow2_refuse_compressed(step->img, start);
-	z.keep = step->keep;
+	z.keep = keeps_place(step, old);
 	new = zeroed_entry(geo, old, &z);
 	if (new.word == old.word && new.bitmap == old.bitmap)
 		return 0;
 	qcow2_set_l2_entry(geo, slice, index, new);
 	qcow2_slice_mark_dirty(step->img, slice);
-	if (!(new.word & QCOW2_OFFSET_MASK))
+	if (new.word & QCOW2_OFFSET_MASK)
+		punch_part(step, old.word, &z);
+	else
 		step->drop->offsets[step->drop->nr++] =
 			old.word & QCOW2_OFFSET_MASK;
 	return 0;
@@ -226,25 +280,58 @@ static int try_step(struct step *step)
 	return ret;
 }
 
-/* Zeroes from @step's offset on; on return its end says how far it came. */
+/* Has the io go on when there are the holes; it is not ours any more then. */
+static void wait_for_punch(struct step *step, struct qcow2_io *io)
+{
+	const struct qcow2_geometry *geo = &step->img->geo;
+	struct qcow2_l2_meta *meta = &step->punch->meta;
+	u64 start = qcow2_cluster_start(geo, step->offset);
+
+	*meta = (struct qcow2_l2_meta) {
+		.guest_offset = start,
+		.nb_clusters = qcow2_clusters_of(geo, step->end - start),
+	};
+	meta->cow_end.bytes = meta->nb_clusters << geo->cluster_bits;
+	INIT_LIST_HEAD(&meta->waiters);
+	list_add(&meta->link, &step->img->in_flight);
+	list_add_tail(&io->wait, &meta->waiters);
+	qcow2_punch_later(step->img, step->punch);
+	step->punch = NULL;
+}
+
+static void advance(struct qcow2_io *io, u64 end)
+{
+	io->bytes -= min(io->bytes, end - io->offset);
+	io->offset = end;
+}
+
+/* One try under meta_lock. */
+static int try_and_advance(struct step *step, struct qcow2_io *io)
+{
+	int ret = try_step(step);
+
+	if (ret == -EINPROGRESS)
+		list_add_tail(&io->wait, &step->pass.blocker->waiters);
+	if (ret)
+		return ret;
+	advance(io, step->end);
+	if (!step->punch || !step->punch->nr)
+		return 0;
+	wait_for_punch(step, io);
+	return -EINPROGRESS;
+}
+
+/* Zeroes from @step's offset on, as far as it comes, and advances @io. */
 static int take_step(struct step *step, struct qcow2_io *io)
 {
 	struct qcow2_image *img = step->img;
-	const struct qcow2_geometry *geo = &img->geo;
 	u64 end = step->end;
-	u64 start = qcow2_cluster_start(geo, step->offset);
 	int ret;
 
-	step->drop = qcow2_drop_alloc(qcow2_clusters_of(geo, end - start));
-	if (!step->drop)
-		return -ENOMEM;
-	step->drop->nr = 0;
 	for (;;) {
 		step->end = end;
 		mutex_lock(&img->meta_lock);
-		ret = try_step(step);
-		if (ret == -EINPROGRESS)
-			list_add_tail(&io->wait, &step->pass.blocker->waiters);
+		ret = try_and_advance(step, io);
 		mutex_unlock(&img->meta_lock);
 		if (ret != -EAGAIN)
 			break;
@@ -253,7 +340,45 @@ static int take_step(struct step *step, struct qcow2_io *io)
 			break;
 	}
 	qcow2_need_done(&step->pass.need);
+	return ret;
+}
+
+/* Without memory for it no space is given back of clusters that stay. */
+static struct qcow2_punch *alloc_punch(const struct step *step, u32 nr)
+{
+	struct qcow2_image *img = step->img;
+	struct qcow2_punch *punch;
+
+	if (step->keep || test_bit(QCOW2_IMAGE_NO_PASS_DISCARD, &img->flags))
+		return NULL;
+	if (!qcow2_has_extl2(&img->geo) &&
+	    !test_bit(QCOW2_IMAGE_DISCARD_NO_UNREF, &img->flags))
+		return NULL;
+	punch = kvmalloc(struct_size(punch, ranges, nr),
+			 GFP_NOIO | __GFP_NOWARN);
+	if (!punch)
+		return NULL;
+	punch->room = nr;
+	punch->nr = 0;
+	return punch;
+}
+
+/* Gets the memory that a step needs, takes it, and frees what it did not use. */
+static int do_step(struct step *step, struct qcow2_io *io)
+{
+	const struct qcow2_geometry *geo = &step->img->geo;
+	u64 start = qcow2_cluster_start(geo, step->offset);
+	u32 nr = qcow2_clusters_of(geo, step->end - start);
+	int ret;
+
+	step->drop = qcow2_drop_alloc(nr);
+	if (!step->drop)
+		return -ENOMEM;
+	step->drop->nr = 0;
+	step->punch = alloc_punch(step, nr);
+	ret = take_step(step, io);
 	kvfree(step->drop);
+	kvfree(step->punch);
 	return ret;
 }
 
@@ -274,16 +399,13 @@ static int zero_some(struct qcow2_io *io, u64 end, bool keep)
 	int ret;
 
 	ret = qcow2_may_write(img);
+	ret = ret ?: qcow2_mark_dirty(img);
 	if (ret)
 		return ret;
 	epoch = qcow2_epoch_enter(img);
-	ret = take_step(&step, io);
+	ret = do_step(&step, io);
 	qcow2_epoch_exit(epoch);
-	if (ret)
-		return ret;
-	io->bytes -= min(io->bytes, step.end - io->offset);
-	io->offset = step.end;
-	return 0;
+	return ret;
 }
 
 /*

@@ -35,6 +35,9 @@
 /* Zeroes are written in pieces of this many zero pages. */
 #define ZERO_PAGES	16
 
+/* Less than this is written as zeroes rather than left to the file system. */
+#define ZERO_RANGE_MIN	SZ_128K
+
 /**
  * struct qcow2_file - an open image file
  * @filp: the file
@@ -45,6 +48,7 @@
  * @flush_failed: what was written may be lost; each flush fails from then on
  * @align: offset, length and memory of a transfer are multiples of this
  * @cannot_punch: its file system has no holes
+ * @cannot_zero: its file system cannot zero a range
  */
 struct qcow2_file {
 	struct file *filp;
@@ -55,6 +59,7 @@ struct qcow2_file {
 	bool flush_failed;
 	unsigned int align;
 	bool cannot_punch;
+	bool cannot_zero;
 };
 
 /*
@@ -352,6 +357,45 @@ int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes)
 	return 0;
 }
 
+static int allocate(struct qcow2_file *file, int mode, u64 offset, u64 bytes)
+{
+	unsigned int old = enter_fs();
+	int ret = vfs_fallocate(file->filp, mode | FALLOC_FL_KEEP_SIZE, offset,
+				bytes);
+
+	leave_fs(old);
+	return ret;
+}
+
+/**
+ * qcow2_file_make_zero() - have a part of the file read as zeroes
+ * @file: the file
+ * @offset: byte offset, aligned
+ * @bytes: length, aligned
+ *
+ * By a call to the file system for what is long enough to be worth it, since
+ * that waits for all transfers of the file; by writing for the rest.
+ *
+ * Context: sleeps; allocates nothing of its own.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes)
+{
+	u64 start = ALIGN(offset, (u64)PAGE_SIZE);
+	u64 end = ALIGN_DOWN(offset + bytes, (u64)PAGE_SIZE);
+	int ret;
+
+	if (READ_ONCE(file->cannot_zero) || end < start + ZERO_RANGE_MIN)
+		return qcow2_file_write_zeroes(file, offset, bytes);
+	ret = allocate(file, FALLOC_FL_ZERO_RANGE, start, end - start);
+	if (ret == -EOPNOTSUPP)
+		WRITE_ONCE(file->cannot_zero, true);
+	if (ret)
+		return qcow2_file_write_zeroes(file, offset, bytes);
+	ret = qcow2_file_write_zeroes(file, offset, start - offset);
+	return ret ?: qcow2_file_write_zeroes(file, end, offset + bytes - end);
+}
+
 /**
  * qcow2_file_punch() - give the space of a part of the file back
  * @file: the file
@@ -365,16 +409,11 @@ int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes)
  */
 int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes)
 {
-	unsigned int old;
 	int ret;
 
 	if (READ_ONCE(file->cannot_punch))
 		return -EOPNOTSUPP;
-	old = enter_fs();
-	ret = vfs_fallocate(file->filp,
-			    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			    offset, bytes);
-	leave_fs(old);
+	ret = allocate(file, FALLOC_FL_PUNCH_HOLE, offset, bytes);
 	if (ret == -EOPNOTSUPP)
 		WRITE_ONCE(file->cannot_punch, true);
 	return ret;

@@ -71,6 +71,7 @@ int qcow2_file_read_buf(struct qcow2_file *file, u64 offset, void *buf,
 int qcow2_file_rw_page(struct qcow2_file *file, bool write, u64 offset,
 		       void *page, size_t bytes);
 int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes);
+int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_flush(struct qcow2_file *file);
 

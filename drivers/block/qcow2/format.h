@@ -40,6 +40,9 @@
 #define QCOW2_INCOMPAT_COMPRESSION	BIT_ULL(3)
 #define QCOW2_INCOMPAT_EXTL2		BIT_ULL(4)
 
+/* Section "Header", compatible_features. */
+#define QCOW2_COMPAT_LAZY_REFCOUNTS	BIT_ULL(0)
+
 /* Section "Header", crypt_method. */
 #define QCOW2_CRYPT_NONE		0
 #define QCOW2_CRYPT_AES			1

@@ -92,6 +92,7 @@ static int decode_v3(const struct qcow2_disk_header *h,
 		return 0;
 	}
 	geo->incompatible = be64_to_cpu(h->incompatible_features);
+	geo->compatible = be64_to_cpu(h->compatible_features);
 	geo->autoclear = be64_to_cpu(h->autoclear_features);
 	geo->refcount_order = be32_to_cpu(h->refcount_order);
 	geo->header_bytes = be32_to_cpu(h->header_length);

@@ -178,6 +178,35 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 	return 0;
 }
 
+/* Writes the feature bits, and takes note of them when they are durable. */
+static int write_features(struct qcow2_image *img, u64 incompatible,
+			  u64 autoclear)
+{
+	struct {
+		__be64 incompatible;
+		__be64 compatible;
+		__be64 autoclear;
+	} field = {
+		.incompatible = cpu_to_be64(incompatible),
+		.compatible = cpu_to_be64(img->geo.compatible),
+		.autoclear = cpu_to_be64(autoclear),
+	};
+	int ret;
+
+	static_assert(offsetof(struct qcow2_disk_header, autoclear_features) -
+		      offsetof(struct qcow2_disk_header,
+			       incompatible_features) == 2 * sizeof(__be64));
+	lockdep_assert_held(&img->grow_lock);
+	ret = qcow2_header_update(img, offsetof(struct qcow2_disk_header,
+						incompatible_features),
+				  &field, sizeof(field));
+	if (ret)
+		return ret;
+	img->geo.incompatible = incompatible;
+	img->geo.autoclear = autoclear;
+	return 0;
+}
+
 /**
  * qcow2_image_prepare_write() - make the header say that we write
  * @img: the image
@@ -190,21 +219,68 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
  */
 int qcow2_image_prepare_write(struct qcow2_image *img)
 {
-	__be64 none = 0;
 	int ret = 0;
 
 	if (test_bit(QCOW2_IMAGE_WRITTEN, &img->flags))
 		return 0;
 	mutex_lock(&img->grow_lock);
 	if (img->geo.autoclear)
-		ret = qcow2_header_update(img,
-					  offsetof(struct qcow2_disk_header,
-						   autoclear_features),
-					  &none, sizeof(none));
-	if (!ret) {
-		img->geo.autoclear = 0;
+		ret = write_features(img, img->geo.incompatible, 0);
+	if (!ret)
 		set_bit(QCOW2_IMAGE_WRITTEN, &img->flags);
-	}
+	mutex_unlock(&img->grow_lock);
+	return ret;
+}
+
+/**
+ * qcow2_mark_dirty() - say in the header that refcounts may be wrong
+ * @img: the image
+ *
+ * Due before an L2 entry is changed.  Does nothing unless the image has lazy
+ * refcounts.  QEMU: qcow2_mark_dirty().
+ *
+ * Context: sleeps, does I/O the first time; takes grow_lock.
+ * Return: 0, and the bit is durable; or a negative errno.
+ */
+int qcow2_mark_dirty(struct qcow2_image *img)
+{
+	int ret = 0;
+
+	if (!test_bit(QCOW2_IMAGE_LAZY, &img->flags) ||
+	    test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
+		return 0;
+	mutex_lock(&img->grow_lock);
+	if (!test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
+		ret = write_features(img, img->geo.incompatible |
+					  QCOW2_INCOMPAT_DIRTY,
+				     img->geo.autoclear);
+	if (!ret)
+		set_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags);
+	mutex_unlock(&img->grow_lock);
+	return ret;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_mark_dirty);
+
+/**
+ * qcow2_mark_clean() - say in the header that the refcounts are right again
+ * @img: the image, of which all metadata is durable
+ *
+ * QEMU: qcow2_mark_clean().
+ *
+ * Context: sleeps, does I/O; takes grow_lock.  No operation runs.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_mark_clean(struct qcow2_image *img)
+{
+	int ret = 0;
+
+	mutex_lock(&img->grow_lock);
+	if (test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
+		ret = write_features(img, img->geo.incompatible &
+					  ~QCOW2_INCOMPAT_DIRTY,
+				     img->geo.autoclear);
+	if (!ret)
+		clear_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags);
 	mutex_unlock(&img->grow_lock);
 	return ret;
 }
@@ -217,15 +293,11 @@ static void mark_corrupt(struct work_struct *work)
 {
 	struct qcow2_image *img = container_of(work, struct qcow2_image,
 					       corrupt_work);
-	__be64 bits;
 	int ret;
 
 	mutex_lock(&img->grow_lock);
-	img->geo.incompatible |= QCOW2_INCOMPAT_CORRUPT;
-	bits = cpu_to_be64(img->geo.incompatible);
-	ret = qcow2_header_update(img, offsetof(struct qcow2_disk_header,
-						incompatible_features),
-				  &bits, sizeof(bits));
+	ret = write_features(img, img->geo.incompatible | QCOW2_INCOMPAT_CORRUPT,
+			     img->geo.autoclear);
 	mutex_unlock(&img->grow_lock);
 	if (ret)
 		pr_err("qcow2: %s: cannot mark the image corrupt (error %d)\n",
@@ -345,6 +417,7 @@ static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
 		return PTR_ERR(table);
 	img->reftable = table;
 	img->reftable_entries = entries;
+	img->fresh_from = qcow2_clusters_of(geo, qcow2_file_bytes(img->file));
 	if (qcow2_offsets_fill(&img->l2_tables, img->l1, geo->l1_entries,
 			       QCOW2_OFFSET_MASK) ||
 	    qcow2_offsets_fill(&img->refblocks, img->reftable, entries,
@@ -353,9 +426,11 @@ static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
 	return 0;
 }
 
-static int init_engine(struct qcow2_image *img, struct qcow2_reason *why)
+static int init_engine(struct qcow2_image *img,
+		       const struct qcow2_options *options,
+		       struct qcow2_reason *why)
 {
-	qcow2_cache_init(&img->cache);
+	qcow2_cache_init(&img->cache, options->cache_bytes);
 	img->max_dirty = img->cache.max / 2;
 	if (qcow2_commit_init(img))
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
@@ -373,15 +448,29 @@ static void free_engine(struct qcow2_image *img)
 	kvfree(img->reftable);
 }
 
-static int open_engine(struct qcow2_image *img, struct qcow2_reason *why)
+static int check_options(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	if (img->geo.version < 3 &&
+	    test_bit(QCOW2_IMAGE_DISCARD_NO_UNREF, &img->flags))
+		return qcow2_refuse(why, -EINVAL,
+				    "discard-no-unref needs version 3 of the format; 'qemu-img amend -o compat=1.1' the image");
+	return 0;
+}
+
+static int open_engine(struct qcow2_image *img,
+		       const struct qcow2_options *options,
+		       struct qcow2_reason *why)
 {
 	int ret;
 
 	ret = read_header(img, why);
 	ret = ret ?: check_blocks(img, why);
+	ret = ret ?: check_options(img, why);
 	if (ret)
 		return ret;
-	ret = init_engine(img, why);
+	if (img->geo.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS)
+		set_bit(QCOW2_IMAGE_LAZY, &img->flags);
+	ret = init_engine(img, options, why);
 	ret = ret ?: read_tables(img, why);
 	ret = ret ?: qcow2_snapshots_read(img, why);
 	if (ret)
@@ -389,17 +478,29 @@ static int open_engine(struct qcow2_image *img, struct qcow2_reason *why)
 	return ret;
 }
 
-static struct qcow2_image *alloc_image(const char *name, bool read_only)
+static void set_flags(struct qcow2_image *img,
+		      const struct qcow2_options *options)
+{
+	if (!(options->file_flags & QCOW2_FILE_WRITABLE))
+		set_bit(QCOW2_IMAGE_READ_ONLY, &img->flags);
+	if (options->no_pass_discard)
+		set_bit(QCOW2_IMAGE_NO_PASS_DISCARD, &img->flags);
+	if (options->discard_no_unref)
+		set_bit(QCOW2_IMAGE_DISCARD_NO_UNREF, &img->flags);
+}
+
+static struct qcow2_image *alloc_image(const char *name,
+				       const struct qcow2_options *options)
 {
 	struct qcow2_image *img = kzalloc_obj(*img);
 
 	if (!img)
 		return NULL;
 	strscpy(img->name, name, sizeof(img->name));
-	if (read_only)
-		set_bit(QCOW2_IMAGE_READ_ONLY, &img->flags);
+	set_flags(img, options);
 	mutex_init(&img->meta_lock);
 	mutex_init(&img->grow_lock);
+	xa_init(&img->freed);
 	INIT_LIST_HEAD(&img->in_flight);
 	INIT_WORK(&img->corrupt_work, mark_corrupt);
 	img->wq = alloc_workqueue("qcow2-%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0,
@@ -415,6 +516,7 @@ static struct qcow2_image *alloc_image(const char *name, bool read_only)
 err_wq:
 	destroy_workqueue(img->wq);
 err_image:
+	xa_destroy(&img->freed);
 	kfree(img);
 	return NULL;
 }
@@ -425,6 +527,7 @@ static void free_image(struct qcow2_image *img)
 	destroy_workqueue(img->file_wq);
 	mutex_destroy(&img->meta_lock);
 	mutex_destroy(&img->grow_lock);
+	xa_destroy(&img->freed);
 	kfree(img);
 }
 
@@ -432,29 +535,28 @@ static void free_image(struct qcow2_image *img)
  * qcow2_image_open() - open an image
  * @filp: its file; a reference is taken
  * @name: of the device, for messages
- * @file_flags: enum qcow2_file_flags; without %QCOW2_FILE_WRITABLE the image
- *	is never written
+ * @options: how to use it
  * @why: filled in on failure
  *
  * Context: sleeps, does I/O.
  * Return: the image or an ERR_PTR.
  */
 struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
-				     unsigned int file_flags,
+				     const struct qcow2_options *options,
 				     struct qcow2_reason *why)
 {
 	struct qcow2_image *img;
 	int ret;
 
-	img = alloc_image(name, !(file_flags & QCOW2_FILE_WRITABLE));
+	img = alloc_image(name, options);
 	if (!img)
 		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
-	img->file = qcow2_file_open(filp, file_flags, img->file_wq, why);
+	img->file = qcow2_file_open(filp, options->file_flags, img->file_wq, why);
 	if (IS_ERR(img->file)) {
 		ret = PTR_ERR(img->file);
 		goto err_image;
 	}
-	ret = open_engine(img, why);
+	ret = open_engine(img, options, why);
 	if (ret)
 		goto err_file;
 	return img;

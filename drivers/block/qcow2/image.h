@@ -28,6 +28,9 @@
 /* A metadata cache of this size serves most disks whole (DESIGN §6). */
 #define QCOW2_CACHE_MAX_BYTES	SZ_32M
 
+/* With less some writers at once could not have their slices together. */
+#define QCOW2_CACHE_MIN_BYTES	SZ_256K
+
 /* With more freed clusters than this on record, a writer commits first. */
 #define QCOW2_MAX_UNLINKED	SZ_64K
 
@@ -69,8 +72,9 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...);
  * @nb_snapshots: number of internal snapshots
  * @snapshots_offset: host offset of the snapshot table
  * @header_bytes: length of the header
- * @incompatible: feature bits
- * @autoclear: feature bits
+ * @incompatible: feature bits; follows the header in the file
+ * @compatible: feature bits
+ * @autoclear: feature bits; follows the header in the file
  */
 struct qcow2_geometry {
 	u64 virtual_bytes;
@@ -94,6 +98,7 @@ struct qcow2_geometry {
 	u32 header_bytes;
 	u64 snapshots_offset;
 	u64 incompatible;
+	u64 compatible;
 	u64 autoclear;
 };
 
@@ -246,8 +251,8 @@ int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
 /* ---- snapshot.c ---- */
 
 /**
- * struct qcow2_l1_place - bytes of the file, in a sorted array
- * @offset: of the first
+ * struct qcow2_l1_place - where an inactive L1 table lies, in a sorted array
+ * @offset: of its first byte
  * @max_end: where this one or one in front of it ends, whichever is greater
  */
 struct qcow2_l1_place {
@@ -278,7 +283,7 @@ bool qcow2_is_inactive_l1(const struct qcow2_snapshots *snapshots, u64 start,
 
 int __init qcow2_cache_init_pool(void);
 void qcow2_cache_exit_pool(void);
-void qcow2_cache_init(struct qcow2_cache *cache);
+void qcow2_cache_init(struct qcow2_cache *cache, u64 bytes);
 void qcow2_cache_destroy(struct qcow2_cache *cache);
 struct qcow2_slice *qcow2_slice_find(struct qcow2_image *img,
 				     enum qcow2_slice_kind kind, u64 offset);
@@ -295,14 +300,23 @@ void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes);
  * @QCOW2_IMAGE_READ_ONLY: attached so; never changes
  * @QCOW2_IMAGE_NEEDS_CHECK: metadata could not be written or is damaged; no
  *	more guest writes.  Set once, never cleared.
- * @QCOW2_IMAGE_KEEP_SPACE: freed clusters are not punched; never changes
+ * @QCOW2_IMAGE_NO_PASS_DISCARD: freed clusters are not punched; never changes
+ * @QCOW2_IMAGE_DISCARD_NO_UNREF: discarded clusters keep their place in the
+ *	file; never changes
+ * @QCOW2_IMAGE_LAZY: refcounts may be wrong in the file while the dirty bit is
+ *	set; never changes
+ * @QCOW2_IMAGE_MARKED_DIRTY: the dirty bit is set in the file, durably.
+ *	Changed under grow_lock.
  * @QCOW2_IMAGE_WRITTEN: the header is prepared for writes of ours (autoclear
  *	features).  Set once under grow_lock.
  */
 enum qcow2_image_flags {
 	QCOW2_IMAGE_READ_ONLY,
 	QCOW2_IMAGE_NEEDS_CHECK,
-	QCOW2_IMAGE_KEEP_SPACE,
+	QCOW2_IMAGE_NO_PASS_DISCARD,
+	QCOW2_IMAGE_DISCARD_NO_UNREF,
+	QCOW2_IMAGE_LAZY,
+	QCOW2_IMAGE_MARKED_DIRTY,
 	QCOW2_IMAGE_WRITTEN,
 };
 
@@ -347,7 +361,12 @@ struct qcow2_drop {
  * @l2_tables: offsets of the active L2 tables, under meta_lock
  * @refblocks: offsets of the refcount blocks, under meta_lock
  * @snapshots: where internal snapshots lie
- * @free_hint: no cluster below this index is free, under meta_lock
+ * @free_hint: no cluster below this index is free but for those in @freed;
+ *	under meta_lock
+ * @freed: by number of the refcount slice: index in it from which on clusters
+ *	below @free_hint may be free; changed under meta_lock
+ * @fresh_from: behind the last cluster that the file ever had, as far as it is
+ *	known; under meta_lock
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
  * @dirty_l2: dirty slices of L2 tables, under meta_lock
  * @dirty_refblocks: dirty slices of refcount blocks, under meta_lock
@@ -368,8 +387,11 @@ struct qcow2_drop {
  * @nr_unlinked: clusters in @unlinked; READ_ONCE, changed under meta_lock
  * @durable: drops; under meta_lock
  * @draining: drops; under meta_lock
- * @release_work: applies @draining
- * @released: woken when @draining was applied
+ * @punches: struct qcow2_punch that are not in @punching yet; under meta_lock
+ * @punching: those that wait for guest I/O that was mapped before; under
+ *	meta_lock
+ * @release_work: applies @draining and @punching
+ * @released: woken when these were applied
  * @epochs: the current and the previous epoch of guest I/O
  * @epoch: index of the current one; changed under meta_lock
  *
@@ -402,6 +424,8 @@ struct qcow2_image {
 	struct qcow2_offsets refblocks;
 	struct qcow2_snapshots snapshots;
 	u64 free_hint;
+	struct xarray freed;
+	u64 fresh_from;
 	struct list_head in_flight;
 	struct list_head dirty_l2;
 	struct list_head dirty_refblocks;
@@ -424,6 +448,8 @@ struct qcow2_image {
 	unsigned int nr_unlinked;
 	struct list_head durable;
 	struct list_head draining;
+	struct list_head punches;
+	struct list_head punching;
 	struct work_struct release_work;
 	wait_queue_head_t released;
 	struct qcow2_epoch epochs[2];
@@ -440,11 +466,30 @@ static inline bool qcow2_image_needs_check(const struct qcow2_image *img)
 	return test_bit(QCOW2_IMAGE_NEEDS_CHECK, &img->flags);
 }
 
+/**
+ * struct qcow2_options - how an image shall be used
+ * @file_flags: enum qcow2_file_flags; without %QCOW2_FILE_WRITABLE the image
+ *	is never written
+ * @no_pass_discard: clusters that become free are not punched (QEMU:
+ *	pass-discard-request=off)
+ * @discard_no_unref: clusters that are discarded or zeroed keep their place in
+ *	the file (QEMU: discard-no-unref=on)
+ * @cache_bytes: cap of the metadata cache; 0 for the default
+ */
+struct qcow2_options {
+	unsigned int file_flags;
+	bool no_pass_discard;
+	bool discard_no_unref;
+	u64 cache_bytes;
+};
+
 struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
-				     unsigned int file_flags,
+				     const struct qcow2_options *options,
 				     struct qcow2_reason *why);
 int qcow2_image_close(struct qcow2_image *img);
 int qcow2_image_prepare_write(struct qcow2_image *img);
+int qcow2_mark_dirty(struct qcow2_image *img);
+int qcow2_mark_clean(struct qcow2_image *img);
 __printf(3, 4)
 int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...);
 int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
@@ -649,6 +694,7 @@ struct qcow2_cow_region {
  * @host_offset: of the first cluster; the run is contiguous there
  * @nb_clusters: length of the run, which lies in one L2 slice
  * @keep_old: the clusters stay where they are; else they are new
+ * @fresh: the clusters are new and read as zeroes in the file
  * @cow_start: bytes to be copied in front of the written ones
  * @cow_end: bytes to be copied behind the written ones
  * @l2: pinned slice with the entries
@@ -662,6 +708,7 @@ struct qcow2_l2_meta {
 	u64 host_offset;
 	u32 nb_clusters;
 	bool keep_old;
+	bool fresh;
 	struct qcow2_cow_region cow_start;
 	struct qcow2_cow_region cow_end;
 	struct qcow2_slice *l2;
@@ -672,6 +719,9 @@ struct qcow2_l2_meta {
 int __init qcow2_write_init_pool(void);
 void qcow2_write_exit_pool(void);
 void qcow2_write(struct qcow2_io *io);
+void qcow2_land_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta,
+		     struct list_head *waiters);
+void qcow2_requeue_waiters(struct list_head *waiters);
 
 int __init qcow2_cow_init_pool(void);
 void qcow2_cow_exit_pool(void);
@@ -679,6 +729,33 @@ int qcow2_perform_cow(struct qcow2_image *img,
 		      const struct qcow2_l2_meta *meta);
 
 /* ---- discard.c ---- */
+
+/**
+ * struct qcow2_range - bytes of the file
+ * @offset: host offset
+ * @bytes: length
+ */
+struct qcow2_range {
+	u64 offset;
+	u64 bytes;
+};
+
+/**
+ * struct qcow2_punch - space to be given back of clusters that keep their place
+ * @link: in the image's list of punches or of those that wait for an epoch
+ * @meta: in flight, so that nobody writes to the clusters meanwhile; the
+ *	discard waits for it too
+ * @room: how many ranges fit
+ * @nr: number of ranges
+ * @ranges: what to punch
+ */
+struct qcow2_punch {
+	struct list_head link;
+	struct qcow2_l2_meta meta;
+	unsigned int room;
+	unsigned int nr;
+	struct qcow2_range ranges[];
+};
 
 int __init qcow2_discard_init(void);
 void qcow2_discard(struct qcow2_io *io);
@@ -735,17 +812,21 @@ void qcow2_need_done(struct qcow2_need *need);
  * struct qcow2_run - newly allocated clusters, contiguous in the file
  * @host_offset: of the first
  * @nb_clusters: number of them
+ * @fresh: the file never had anything there, and reads as zeroes
  * @refblock: pinned slice with all their refcounts
  */
 struct qcow2_run {
 	u64 host_offset;
 	u32 nb_clusters;
+	bool fresh;
 	struct qcow2_slice *refblock;
 };
 
 int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
 			 struct qcow2_need *need, struct qcow2_run *run);
 void qcow2_alloc_undo(struct qcow2_image *img, struct qcow2_run *run);
+u64 qcow2_first_candidate(struct qcow2_image *img);
+void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster);
 
 /* ---- refcount.c ---- */
 
@@ -763,12 +844,14 @@ int qcow2_grow_reftable(struct qcow2_image *img, u64 min_entries);
 
 int qcow2_commit(struct qcow2_image *img);
 int qcow2_commit_refcounts(struct qcow2_image *img);
+int qcow2_commit_all(struct qcow2_image *img);
 int qcow2_commit_init(struct qcow2_image *img);
 int qcow2_commit_stop(struct qcow2_image *img);
 void qcow2_commit_destroy(struct qcow2_image *img);
 void qcow2_commit_later(struct qcow2_image *img);
 struct qcow2_drop *qcow2_drop_alloc(unsigned int nr);
 void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop);
+void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch);
 struct qcow2_epoch *qcow2_epoch_enter(struct qcow2_image *img);
 void qcow2_epoch_exit(struct qcow2_epoch *epoch);
 

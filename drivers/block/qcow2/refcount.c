@@ -227,7 +227,7 @@ int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 	if (value == 1) {
 		qcow2_cache_forget(img, cluster << geo->cluster_bits,
 				   geo->cluster_bytes);
-		img->free_hint = min(img->free_hint, cluster);
+		qcow2_cluster_freed(img, cluster);
 	}
 	return 0;
 }
@@ -280,8 +280,11 @@ static bool fits_file(struct qcow2_image *img, u64 end_cluster)
 	return end_cluster <= max >> img->geo.cluster_bits;
 }
 
-/* Clusters that no refcount block describes must not be in use for all that. */
-static int check_area(struct qcow2_image *img, u64 first, u64 nr)
+/*
+ * Clusters that no refcount block describes must not be in use for all that;
+ * they will be written now.
+ */
+static int take_area(struct qcow2_image *img, u64 first, u64 nr)
 {
 	u32 bits = img->geo.cluster_bits;
 	int ret;
@@ -289,6 +292,7 @@ static int check_area(struct qcow2_image *img, u64 first, u64 nr)
 	mutex_lock(&img->meta_lock);
 	ret = qcow2_pre_write_overlap_check(img, first << bits, nr << bits,
 					    QCOW2_METADATA_NONE);
+	img->fresh_from = max(img->fresh_from, first + nr);
 	mutex_unlock(&img->meta_lock);
 	return ret;
 }
@@ -320,7 +324,7 @@ int qcow2_alloc_refblock(struct qcow2_image *img, u32 index)
 	if (!fits_file(img, first + 1))
 		return -ENOSPC;
 	ret = qcow2_offsets_reserve(img, &img->refblocks, 1);
-	ret = ret ?: check_area(img, first, 1);
+	ret = ret ?: take_area(img, first, 1);
 	ret = ret ?: write_refblocks_at(img, first, 1, first + 1);
 	ret = ret ?: qcow2_file_flush(img->file);
 	if (ret)
@@ -496,7 +500,7 @@ int qcow2_grow_reftable(struct qcow2_image *img, u64 min_entries)
 	if (ret)
 		return ret;
 	ret = qcow2_offsets_reserve(img, &img->refblocks, new.blocks);
-	ret = ret ?: check_area(img, new.first, new.blocks + new.clusters);
+	ret = ret ?: take_area(img, new.first, new.blocks + new.clusters);
 	if (ret)
 		return ret;
 	drop = drop_of_reftable(img);

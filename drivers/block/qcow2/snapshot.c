@@ -159,7 +159,7 @@ static int read_entries(struct qcow2_image *img, struct table_window *win,
 	return 0;
 }
 
-static int compare_ranges(const void *a, const void *b)
+static int compare_places(const void *a, const void *b)
 {
 	u64 x = ((const struct qcow2_l1_place *)a)->offset;
 	u64 y = ((const struct qcow2_l1_place *)b)->offset;
@@ -167,15 +167,15 @@ static int compare_ranges(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Brings the ranges into the order that qcow2_is_inactive_l1() wants. */
+/* Brings the tables into the order that qcow2_is_inactive_l1() wants. */
 static void sort_l1_tables(struct qcow2_snapshots *snapshots)
 {
-	struct qcow2_l1_place *range = snapshots->l1_tables;
+	struct qcow2_l1_place *place = snapshots->l1_tables;
 	u32 i;
 
-	sort(range, snapshots->nr, sizeof(*range), compare_ranges, NULL);
+	sort(place, snapshots->nr, sizeof(*place), compare_places, NULL);
 	for (i = 1; i < snapshots->nr; i++)
-		range[i].max_end = max(range[i].max_end, range[i - 1].max_end);
+		place[i].max_end = max(place[i].max_end, place[i - 1].max_end);
 }
 
 /**

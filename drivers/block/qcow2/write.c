@@ -492,6 +492,7 @@ VISIBLE_IF_KUNIT int handle_alloc(struct qcow2_pass *pass,
 	calculate_l2_meta(pass, slice, run.host_offset, guest_offset, *bytes,
 			  false);
 	pass->meta->refblock = run.refblock;
+	pass->meta->fresh = run.fresh;
 	accept_run(pass, run.host_offset +
 			 qcow2_into_cluster(geo, guest_offset));
 	return 1;
@@ -603,7 +604,13 @@ static int qcow2_alloc_host_offset(struct qcow2_pass *pass, struct qcow2_io *io,
  * Linking.
  */
 
-static void requeue_waiters(struct list_head *waiters)
+/**
+ * qcow2_requeue_waiters() - let operations go on that waited for metas
+ * @waiters: from qcow2_land_meta(); empty afterwards
+ *
+ * Context: any.
+ */
+void qcow2_requeue_waiters(struct list_head *waiters)
 {
 	struct qcow2_io *io, *next;
 
@@ -613,13 +620,20 @@ static void requeue_waiters(struct list_head *waiters)
 	}
 }
 
-/* Takes a meta out of flight; its waiters are to be queued again. */
-static void land_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta,
-		      struct list_head *waiters)
+/**
+ * qcow2_land_meta() - take a meta out of flight
+ * @img: the image
+ * @meta: the meta
+ * @waiters: gets those who wait for it, for qcow2_requeue_waiters()
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_land_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta,
+		     struct list_head *waiters)
 {
 	lockdep_assert_held(&img->meta_lock);
 	list_del(&meta->link);
-	list_splice_init(&meta->waiters, waiters);
+	list_splice_tail_init(&meta->waiters, waiters);
 }
 
 /* The bits of cluster @i of the run whose subclusters hold data now. */
@@ -726,9 +740,9 @@ static int qcow2_alloc_cluster_link_l2(struct qcow2_image *img,
 	qcow2_slice_mark_dirty(img, meta->l2);
 	if (drop)
 		qcow2_drop_later(img, drop);
-	land_meta(img, meta, &waiters);
+	qcow2_land_meta(img, meta, &waiters);
 	mutex_unlock(&img->meta_lock);
-	requeue_waiters(&waiters);
+	qcow2_requeue_waiters(&waiters);
 	free_meta(meta);
 	return 0;
 }
@@ -757,9 +771,9 @@ static void qcow2_alloc_cluster_abort(struct qcow2_image *img,
 		qcow2_alloc_undo(img, &run);
 		meta->refblock = NULL;
 	}
-	land_meta(img, meta, &waiters);
+	qcow2_land_meta(img, meta, &waiters);
 	mutex_unlock(&img->meta_lock);
-	requeue_waiters(&waiters);
+	qcow2_requeue_waiters(&waiters);
 	free_meta(meta);
 }
 
@@ -776,6 +790,7 @@ static int write_with_meta(struct qcow2_io *io, struct qcow2_pass *pass)
 	qcow2_io_slice_iter(io, pass->bytes, &iter);
 	ret = qcow2_file_rw(img->file, true, pass->host_offset, &iter);
 	ret = ret ?: qcow2_perform_cow(img, pass->meta);
+	ret = ret ?: qcow2_mark_dirty(img);
 	ret = ret ?: qcow2_alloc_cluster_link_l2(img, pass->meta);
 	if (ret)
 		qcow2_alloc_cluster_abort(img, pass->meta);
@@ -842,7 +857,7 @@ int qcow2_may_write(struct qcow2_image *img)
 		return -EIO;
 	if (READ_ONCE(img->nr_dirty) > img->max_dirty ||
 	    READ_ONCE(img->nr_unlinked) > QCOW2_MAX_UNLINKED) {
-		int ret = qcow2_commit(img);
+		int ret = qcow2_commit_all(img);
 
 		if (ret)
 			return ret;

@@ -31,10 +31,16 @@
  * @QCOW2_ATTACH_READ_ONLY: the block device refuses writes and the image file
  *	is never written; the descriptors may be open for reading only
  * @QCOW2_ATTACH_DIRECT_IO: bypass the page cache of the image file
+ * @QCOW2_ATTACH_NO_PASS_DISCARD: clusters that become free keep their space in
+ *	the file system; else a hole is punched there
+ * @QCOW2_ATTACH_DISCARD_NO_UNREF: discarded and zeroed clusters keep their
+ *	place in the image file, so that it does not fragment; needs version 3
  */
 enum qcow2_attach_flags {
-	QCOW2_ATTACH_READ_ONLY	= 1 << 0,
-	QCOW2_ATTACH_DIRECT_IO	= 1 << 1,
+	QCOW2_ATTACH_READ_ONLY		= 1 << 0,
+	QCOW2_ATTACH_DIRECT_IO		= 1 << 1,
+	QCOW2_ATTACH_NO_PASS_DISCARD	= 1 << 2,
+	QCOW2_ATTACH_DISCARD_NO_UNREF	= 1 << 3,
 };
 
 /**
@@ -69,6 +75,8 @@ struct qcow2_ctl_file {
  * @reason: user pointer to a buffer for the reason of a failure, or 0
  * @reason_size: size of that buffer in bytes
  * @reserved: zero
+ * @cache_size: cap of the metadata cache in bytes, 256 KiB to 64 GiB, or 0 for
+ *	the default: enough for the whole disk, at most 32 MiB
  *
  * Errors: EPERM (no CAP_SYS_ADMIN), EBADF, EACCES (descriptor not open for
  * what the flags ask), EBUSY (image attached already, or number in use),
@@ -85,6 +93,7 @@ struct qcow2_ctl_attach {
 	__u64	reason;
 	__u32	reason_size;
 	__u32	reserved;
+	__u64	cache_size;
 };
 
 /**
@@ -118,13 +127,17 @@ struct qcow2_ctl_detach {
  * enum qcow2_query_state - set of things to know about a device
  * @QCOW2_STATE_READ_ONLY: attached read-only
  * @QCOW2_STATE_DIRECT_IO: the image file is used with direct I/O
+ * @QCOW2_STATE_NO_PASS_DISCARD: attached with %QCOW2_ATTACH_NO_PASS_DISCARD
+ * @QCOW2_STATE_DISCARD_NO_UNREF: attached with %QCOW2_ATTACH_DISCARD_NO_UNREF
  * @QCOW2_STATE_NEEDS_CHECK: writing metadata failed or the image was found
  *	damaged; writes are refused until it was detached and checked
  */
 enum qcow2_query_state {
-	QCOW2_STATE_READ_ONLY	= 1 << 0,
-	QCOW2_STATE_DIRECT_IO	= 1 << 1,
-	QCOW2_STATE_NEEDS_CHECK	= 1 << 2,
+	QCOW2_STATE_READ_ONLY		= 1 << 0,
+	QCOW2_STATE_DIRECT_IO		= 1 << 1,
+	QCOW2_STATE_NEEDS_CHECK		= 1 << 2,
+	QCOW2_STATE_NO_PASS_DISCARD	= 1 << 3,
+	QCOW2_STATE_DISCARD_NO_UNREF	= 1 << 4,
 };
 
 /**

@@ -24,6 +24,21 @@ void *xa_store(struct xarray *xa, unsigned long index, void *entry, gfp_t gfp);
 void *xa_erase(struct xarray *xa, unsigned long index);
 bool xa_empty(struct xarray *xa);
 
+/* Of all filters only "any entry". */
+#define XA_PRESENT	8U
+void *xa_find(struct xarray *xa, unsigned long *index, unsigned long max,
+	      unsigned int filter);
+
+static inline void *xa_mk_value(unsigned long value)
+{
+	return (void *)(value << 1 | 1);
+}
+
+static inline unsigned long xa_to_value(const void *entry)
+{
+	return (unsigned long)entry >> 1;
+}
+
 static inline bool xa_is_err(const void *entry)
 {
 	return (unsigned long)entry >= (unsigned long)-4095;
