@@ -4,6 +4,8 @@
  */
 
 #include <linux/errno.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
 
 #include "fixture.h"
 
@@ -76,6 +78,86 @@ static void writes_over_metadata(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, row->ret != 0, qcow2_image_needs_check(ti->img));
 }
 
+/*
+ * Internal snapshots: a table of 100 bytes, and two L1 tables of which the
+ * second takes two clusters.
+ */
+
+#define SNAPSHOT_TABLE	(8 * CLUSTER)
+#define ONE_L1		(16 * CLUSTER)
+#define OTHER_L1	(32 * CLUSTER)
+
+static const struct snapshot_row {
+	const char *name;
+	u64 offset;
+	u32 bytes;
+	enum qcow2_metadata own;
+	int ret;
+} snapshot_rows[] = {
+	{ "data on the snapshot table", SNAPSHOT_TABLE, CLUSTER,
+	  QCOW2_METADATA_NONE, -EUCLEAN },
+	{ "data in the snapshot table's cluster", SNAPSHOT_TABLE + 2048, 512,
+	  QCOW2_METADATA_NONE, -EUCLEAN },
+	{ "data in front of the snapshot table", SNAPSHOT_TABLE - CLUSTER,
+	  CLUSTER, QCOW2_METADATA_NONE, 0 },
+	{ "data behind the snapshot table", SNAPSHOT_TABLE + CLUSTER, CLUSTER,
+	  QCOW2_METADATA_NONE, 0 },
+	{ "data on an inactive L1 table", ONE_L1, 512, QCOW2_METADATA_NONE,
+	  -EUCLEAN },
+	{ "data in an inactive L1 table's cluster", ONE_L1 + 2048, 512,
+	  QCOW2_METADATA_NONE, -EUCLEAN },
+	{ "data on the second cluster of an inactive L1 table",
+	  OTHER_L1 + CLUSTER, CLUSTER, QCOW2_METADATA_NONE, -EUCLEAN },
+	{ "data between inactive L1 tables", ONE_L1 + CLUSTER,
+	  OTHER_L1 - ONE_L1 - CLUSTER, QCOW2_METADATA_NONE, 0 },
+	{ "a long run that ends in an inactive L1 table", OTHER_L1 - CLUSTER,
+	  CLUSTER + 512, QCOW2_METADATA_NONE, -EUCLEAN },
+	{ "data behind all", OTHER_L1 + 2 * CLUSTER, CLUSTER,
+	  QCOW2_METADATA_NONE, 0 },
+	{ "an L2 table on an inactive L1 table", ONE_L1, CLUSTER,
+	  QCOW2_METADATA_L2, -EUCLEAN },
+	{ "a refcount block on the snapshot table", SNAPSHOT_TABLE, CLUSTER,
+	  QCOW2_METADATA_REFBLOCK, -EUCLEAN },
+};
+
+KUNIT_ARRAY_PARAM_DESC(snapshot, snapshot_rows, name);
+
+static void add_snapshots(struct kunit *test, struct qcow2_image *img)
+{
+	struct qcow2_l1_place *place = kvmalloc_array(2, sizeof(*place),
+						      GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, place);
+	place[0] = (struct qcow2_l1_place){ ONE_L1, ONE_L1 + 16 };
+	place[1] = (struct qcow2_l1_place){ OTHER_L1, OTHER_L1 + CLUSTER + 16 };
+	img->geo.snapshots_offset = SNAPSHOT_TABLE;
+	img->snapshots.table_bytes = 100;
+	img->snapshots.l1_tables = place;
+	img->snapshots.nr = 2;
+}
+
+static void writes_over_snapshots(struct kunit *test)
+{
+	const struct snapshot_row *row = test->param_value;
+	struct test_image *ti = test_image(test, &layout);
+
+	add_snapshots(test, ti->img);
+	KUNIT_EXPECT_EQ(test, row->ret,
+			check(ti->img, row->offset, row->bytes, row->own));
+	KUNIT_EXPECT_EQ(test, row->ret != 0, qcow2_image_needs_check(ti->img));
+}
+
+/* An offset in the header says nothing when there are no snapshots. */
+static void no_snapshots_no_table(struct kunit *test)
+{
+	struct test_image *ti = test_image(test, &layout);
+
+	ti->img->geo.snapshots_offset = SNAPSHOT_TABLE;
+	KUNIT_EXPECT_EQ(test, 0,
+			check(ti->img, SNAPSHOT_TABLE - CLUSTER, 4 * CLUSTER,
+			      QCOW2_METADATA_NONE));
+}
+
 /* The image is opened again to see that others will refuse it. */
 static void image_is_marked_corrupt(struct kunit *test)
 {
@@ -97,6 +179,8 @@ static void image_is_marked_corrupt(struct kunit *test)
 
 static struct kunit_case overlap_cases[] = {
 	KUNIT_CASE_PARAM(writes_over_metadata, overlap_gen_params),
+	KUNIT_CASE_PARAM(writes_over_snapshots, snapshot_gen_params),
+	KUNIT_CASE(no_snapshots_no_table),
 	KUNIT_CASE(image_is_marked_corrupt),
 	{ }
 };

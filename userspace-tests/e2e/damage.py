@@ -15,11 +15,29 @@ def l2_table(image):
 
 
 def damaged_image(target):
-    """Guest cluster 1 is said to lie where something else is."""
+    """Guest cluster 1 is said to lie where something else is. There are snapshots,
+    and what is active shares no cluster with them."""
     image = create(work("image"), 16 * CLUSTER)
+    for name in ("first", "second"):
+        qemu_io(image, [f"write -P 4 0 {2 * CLUSTER}"])
+        run("qemu-img", "snapshot", "-c", name, image)
     qemu_io(image, [f"write -P 5 0 {2 * CLUSTER}"])
     patch(image, l2_table(image) + 8, "Q", COPIED | target(image))
     return image
+
+
+def snapshot_l1(image):
+    """The L1 table of the first one."""
+    return field(image, field(image, 64, "Q"), "Q")
+
+
+def expect_qemu_refuses(image, what):
+    """What QEMU would do with a write to guest cluster 1."""
+    copy = shutil.copy(image, work("copy"))
+    done = run("qemu-io", "-f", "qcow2", "-c", f"write {CLUSTER} 512", copy, status=1)
+    wanted = what.replace("the L1", "active L1").removeprefix("the ") \
+        .removeprefix("an ").removeprefix("a ").replace("L2", "active L2")
+    expect(f"overlaps with {wanted}" in done.stderr, f"QEMU says {done.stderr}")
 
 
 def expect_errors(disk, offset):
@@ -32,6 +50,7 @@ def expect_errors(disk, offset):
 
 def test_overlap(target, what):
     image = damaged_image(target)
+    expect_qemu_refuses(image, what)
     before = digest(image)
     device = Device(image)
     with device.open() as disk:
@@ -72,6 +91,8 @@ TARGETS = {
     "the refcount table": lambda image: field(image, 48, "Q"),
     "an L2 table": l2_table,
     "a refcount block": lambda image: field(image, field(image, 48, "Q"), "Q"),
+    "the snapshot table": lambda image: field(image, 64, "Q"),
+    "an inactive L1 table": snapshot_l1,
 }
 for name, place in TARGETS.items():
     with case(f"a data cluster on {name}"):

@@ -142,6 +142,92 @@ def bad_tables():
             patched((header_length(), "Q", 0x12345678_10000000)))
 
 
+def with_snapshots(damage):
+    """A maker of an image with two snapshots; damage(image, offset of the table)."""
+    def make():
+        image = create(work("image"), MIB)
+        for name in ("first", "second"):
+            qemu_io(image, ["write -P 5 0 128k"])
+            run("qemu-img", "snapshot", "-c", name, image)
+        damage(image, field(image, SNAPSHOTS_OFFSET, "Q"))
+        return image
+    return make
+
+
+def in_entry(*changes):
+    """Overwrite fields of the first entry of the snapshot table."""
+    def damage(image, table):
+        for offset, form, value in changes:
+            patch(image, table + offset, form, value)
+    return with_snapshots(damage)
+
+
+def qemu_opens(image, *options):
+    done = run("qemu-io", "-f", "qcow2", *options, "-c", "read 0 512", image, status=None)
+    return done.returncode == 0
+
+
+def bad_snapshots():
+    """Read-only what QEMU refuses; read-write also what qemu-img check calls
+    corrupt although QEMU would begin to write."""
+    def case_of(name, words, make, read_only_too=False):
+        with case(f"snapshots: {name}"):
+            image = make()
+            expect_refused(image, EXIT_INVALID, words)
+            expect_equal(qemu_opens(image, "-r"), not read_only_too, "QEMU opens it")
+            expect(run("qemu-img", "check", image, status=None).returncode,
+                   "qemu-img check finds nothing wrong")
+            if read_only_too:
+                expect_refused(image, EXIT_INVALID, words, "-r")
+                return
+            before = fingerprint(image)
+            with Device(image, "-r") as device, device.open(os.O_RDONLY) as disk:
+                expect_same_bytes(disk.read(0, 4 * KIB), b"\x05" * 4 * KIB, "the data")
+            expect_equal(fingerprint(image), before, "the image file")
+
+    l1_offset, l1_entries, id_bytes, name_bytes, extra_bytes = 0, 8, 12, 14, 36
+    case_of("L1 table unaligned", ["entry 0", "L1 table", "multiple"],
+            in_entry((l1_offset, "Q", 7 * 65536 + 512)))
+    for entries in (4194305, 0x7fffffff, 0xffffffff):
+        case_of(f"L1 table of {entries} entries", ["entry 0", "L1 table", str(entries)],
+                in_entry((l1_entries, "I", entries)))
+    for offset in (1 << 63, (1 << 64) - 65536):
+        case_of(f"L1 table at {offset:#x}", ["entry 0", "outside of any file"],
+                in_entry((l1_offset, "Q", offset)))
+    for length in (1025, 0xffffffff):
+        case_of(f"{length} bytes of extra data", ["entry 0", str(length)],
+                in_entry((extra_bytes, "I", length)), read_only_too=True)
+    case_of("name of 65535 bytes", ["truncated"], in_entry((name_bytes, "H", 65535)))
+    case_of("ID of 65535 bytes", ["truncated"], in_entry((id_bytes, "H", 65535)))
+    case_of("file ends in the second entry", ["entry 1", "truncated"],
+            with_snapshots(lambda image, table: os.truncate(image, table + 90)))
+    case_of("table behind the end", ["entry 0", "truncated"],
+            with_snapshots(lambda image, table: patch(image, SNAPSHOTS_OFFSET, "Q", 1 << 40)))
+    case_of("table on the header", ["entry 0", "L1 table"],
+            with_snapshots(lambda image, table: patch(image, SNAPSHOTS_OFFSET, "Q", 0)))
+    with case("snapshots: 1024 bytes of extra data are allowed, in an image that is sound"):
+        image = with_snapshots(lambda image, table: None)()
+        stretch_extra_data(image, 1024)
+        check(image)
+        with Device(image) as device, device.open() as disk:
+            disk.write(0, b"\x06" * SECTOR)
+        check(image)
+
+
+def stretch_extra_data(image, length):
+    """Have the last entry of the snapshot table say this much, and move its names."""
+    table = field(image, SNAPSHOTS_OFFSET, "Q")
+    data = content(image)[table:]
+    first = 40 + sum(struct.unpack_from(">HH", data, 12)) + struct.unpack_from(">I", data, 36)[0]
+    second = (first + 7) // 8 * 8
+    old = struct.unpack_from(">I", data, second + 36)[0]
+    names = data[second + 40 + old:]
+    patch(image, table + second + 36, "I", length)
+    with open(image, "r+b") as file:
+        file.seek(table + second + 40 + old)
+        file.write(bytes(length - old) + names)
+
+
 def header_length():
     """Where the first extension begins depends on qemu-img."""
     image = create("/dev/shm/probe.qcow2", MIB)
@@ -274,6 +360,7 @@ def attach_still_works():
 no_images()
 bad_headers()
 bad_tables()
+bad_snapshots()
 features()
 truncated()
 other_names()

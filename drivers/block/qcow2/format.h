@@ -28,6 +28,7 @@
 #define QCOW2_MAX_REFTABLE_BYTES	SZ_8M
 #define QCOW2_MAX_SNAPSHOTS		65536
 #define QCOW2_MAX_SNAPSHOT_TABLE_BYTES	SZ_64M
+#define QCOW2_MAX_SNAPSHOT_EXTRA_BYTES	1024
 #define QCOW2_MAX_BACKING_NAME_BYTES	1023
 
 #define QCOW2_SUBCLUSTERS_EXTL2		32
@@ -122,6 +123,34 @@ struct qcow2_disk_feature_name {
 	char	name[46];
 } __packed;
 
+/**
+ * struct qcow2_disk_snapshot - head of a snapshot table entry, section
+ *	"Snapshots"
+ * @l1_table_offset: byte offset of the snapshot's L1 table
+ * @l1_size: its number of entries
+ * @id_str_size: length of the ID in bytes
+ * @name_size: length of the name in bytes
+ * @date_sec: when it was taken, in seconds since the epoch
+ * @date_nsec: the rest of that time in nanoseconds
+ * @vm_clock_nsec: how long the guest had run, in nanoseconds
+ * @vm_state_size: length of the saved machine state in bytes
+ * @extra_data_size: length of the extra data in bytes
+ *
+ * The extra data, the ID and the name follow; the next entry begins at the next
+ * multiple of 8.
+ */
+struct qcow2_disk_snapshot {
+	__be64	l1_table_offset;
+	__be32	l1_size;
+	__be16	id_str_size;
+	__be16	name_size;
+	__be32	date_sec;
+	__be32	date_nsec;
+	__be64	vm_clock_nsec;
+	__be32	vm_state_size;
+	__be32	extra_data_size;
+} __packed;
+
 /* Section "Cluster mapping": entries of L1 and L2 tables. */
 #define QCOW2_OFLAG_COPIED	BIT_ULL(63)
 #define QCOW2_OFLAG_COMPRESSED	BIT_ULL(62)
@@ -155,5 +184,8 @@ static_assert(offsetof(struct qcow2_disk_header, compression_type) ==
 	      QCOW2_HEADER_V3_BYTES);
 static_assert(sizeof(struct qcow2_disk_extension) == 8);
 static_assert(sizeof(struct qcow2_disk_feature_name) == 48);
+static_assert(sizeof(struct qcow2_disk_snapshot) == 40);
+static_assert(offsetof(struct qcow2_disk_snapshot, name_size) == 14);
+static_assert(offsetof(struct qcow2_disk_snapshot, extra_data_size) == 36);
 
 #endif /* _QCOW2_FORMAT_H */

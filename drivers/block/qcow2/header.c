@@ -296,10 +296,24 @@ static int check_extl2(const struct qcow2_geometry *geo,
 	return 0;
 }
 
-/* QEMU: qcow2_validate_table() */
-static int check_table(const struct qcow2_geometry *geo, const char *what,
-		       u64 offset, u64 entries, u32 entry_bytes, u64 max_bytes,
-		       struct qcow2_reason *why)
+/**
+ * qcow2_check_table() - can a table be where the image says?
+ * @geo: the geometry
+ * @what: what it is, for @why
+ * @offset: host offset in bytes
+ * @entries: number of entries
+ * @entry_bytes: length of an entry, of the shortest if they differ
+ * @max_bytes: greatest length of the table
+ * @why: filled in on failure
+ *
+ * QEMU: qcow2_validate_table().
+ *
+ * Context: any.
+ * Return: 0 or -EUCLEAN.
+ */
+int qcow2_check_table(const struct qcow2_geometry *geo, const char *what,
+		      u64 offset, u64 entries, u32 entry_bytes, u64 max_bytes,
+		      struct qcow2_reason *why)
 {
 	u64 bytes, end;
 
@@ -328,24 +342,26 @@ static int decode_refcounts(const struct qcow2_disk_header *h,
 	if (geo->reftable_clusters == 0)
 		return qcow2_refuse(why, -EUCLEAN,
 				    "image has no refcount table");
-	return check_table(geo, "refcount table", geo->reftable_offset,
-			   geo->reftable_clusters, geo->cluster_bytes,
-			   QCOW2_MAX_REFTABLE_BYTES, why);
+	return qcow2_check_table(geo, "refcount table", geo->reftable_offset,
+				 geo->reftable_clusters, geo->cluster_bytes,
+				 QCOW2_MAX_REFTABLE_BYTES, why);
 }
 
 static int decode_snapshots(const struct qcow2_disk_header *h,
 			    struct qcow2_geometry *geo,
 			    struct qcow2_reason *why)
 {
-	u64 offset = be64_to_cpu(h->snapshots_offset);
+	const u32 entry_bytes = sizeof(struct qcow2_disk_snapshot);
 
+	geo->snapshots_offset = be64_to_cpu(h->snapshots_offset);
 	geo->nb_snapshots = be32_to_cpu(h->nb_snapshots);
 	if (geo->nb_snapshots > QCOW2_MAX_SNAPSHOTS)
 		return qcow2_refuse(why, -EUCLEAN,
 				    "image has %u internal snapshots, wanted at most %u",
 				    geo->nb_snapshots, QCOW2_MAX_SNAPSHOTS);
-	return check_table(geo, "snapshot table", offset, geo->nb_snapshots,
-			   1, QCOW2_MAX_SNAPSHOT_TABLE_BYTES, why);
+	return qcow2_check_table(geo, "snapshot table", geo->snapshots_offset,
+				 geo->nb_snapshots, entry_bytes,
+				 QCOW2_MAX_SNAPSHOT_TABLE_BYTES, why);
 }
 
 static int decode_l1(const struct qcow2_disk_header *h,
@@ -367,8 +383,9 @@ static int decode_l1(const struct qcow2_disk_header *h,
 		return qcow2_refuse(why, -EUCLEAN,
 				    "L1 table has %u entries, wanted %llu for the virtual size",
 				    geo->l1_entries, wanted);
-	return check_table(geo, "L1 table", geo->l1_offset, geo->l1_entries,
-			   sizeof(u64), QCOW2_MAX_L1_BYTES, why);
+	return qcow2_check_table(geo, "L1 table", geo->l1_offset,
+				 geo->l1_entries, sizeof(u64),
+				 QCOW2_MAX_L1_BYTES, why);
 }
 
 /* Tables must not lie on the header, which a write to them would destroy. */

@@ -443,6 +443,7 @@ static void free_engine(struct qcow2_image *img)
 	qcow2_cache_destroy(&img->cache);
 	qcow2_offsets_free(&img->l2_tables);
 	qcow2_offsets_free(&img->refblocks);
+	qcow2_snapshots_free(&img->snapshots);
 	kvfree(img->l1);
 	kvfree(img->reftable);
 }
@@ -471,6 +472,7 @@ static int open_engine(struct qcow2_image *img,
 		set_bit(QCOW2_IMAGE_LAZY, &img->flags);
 	ret = init_engine(img, options, why);
 	ret = ret ?: read_tables(img, why);
+	ret = ret ?: qcow2_snapshots_read(img, why);
 	if (ret)
 		free_engine(img);
 	return ret;

@@ -70,6 +70,7 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...);
  * @l1_offset: host offset of the active L1 table
  * @reftable_offset: host offset of the refcount table
  * @nb_snapshots: number of internal snapshots
+ * @snapshots_offset: host offset of the snapshot table
  * @header_bytes: length of the header
  * @incompatible: feature bits; follows the header in the file
  * @compatible: feature bits
@@ -95,6 +96,7 @@ struct qcow2_geometry {
 	u64 reftable_offset;
 	u32 nb_snapshots;
 	u32 header_bytes;
+	u64 snapshots_offset;
 	u64 incompatible;
 	u64 compatible;
 	u64 autoclear;
@@ -130,6 +132,9 @@ static inline u32 qcow2_slice_bytes(const struct qcow2_geometry *geo)
 
 int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 			struct qcow2_geometry *geo, struct qcow2_reason *why);
+int qcow2_check_table(const struct qcow2_geometry *geo, const char *what,
+		      u64 offset, u64 entries, u32 entry_bytes, u64 max_bytes,
+		      struct qcow2_reason *why);
 
 /* ---- cache.c: slices of L2 tables and refcount blocks ---- */
 
@@ -243,6 +248,37 @@ void qcow2_offsets_remove(struct qcow2_image *img, struct qcow2_offsets *set,
 int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
 				  u64 bytes, enum qcow2_metadata own);
 
+/* ---- snapshot.c ---- */
+
+/**
+ * struct qcow2_l1_place - where an inactive L1 table lies, in a sorted array
+ * @offset: of its first byte
+ * @max_end: where this one or one in front of it ends, whichever is greater
+ */
+struct qcow2_l1_place {
+	u64 offset;
+	u64 max_end;
+};
+
+/**
+ * struct qcow2_snapshots - where internal snapshots have their metadata
+ * @table_bytes: length of the snapshot table, 0 without snapshots
+ * @nr: length of @l1_tables; 0 when the image is open read-only
+ * @l1_tables: the inactive L1 tables, sorted by offset
+ *
+ * Never changes while the image is open.
+ */
+struct qcow2_snapshots {
+	u64 table_bytes;
+	u32 nr;
+	struct qcow2_l1_place *l1_tables;
+};
+
+int qcow2_snapshots_read(struct qcow2_image *img, struct qcow2_reason *why);
+void qcow2_snapshots_free(struct qcow2_snapshots *snapshots);
+bool qcow2_is_inactive_l1(const struct qcow2_snapshots *snapshots, u64 start,
+			  u64 end);
+
 /* ---- cache.c again ---- */
 
 int __init qcow2_cache_init_pool(void);
@@ -324,6 +360,7 @@ struct qcow2_drop {
  * @reftable_entries: length of @reftable, under meta_lock
  * @l2_tables: offsets of the active L2 tables, under meta_lock
  * @refblocks: offsets of the refcount blocks, under meta_lock
+ * @snapshots: where internal snapshots lie
  * @free_hint: no cluster below this index is free but for those in @freed;
  *	under meta_lock
  * @freed: by number of the refcount slice: index in it from which on clusters
@@ -385,6 +422,7 @@ struct qcow2_image {
 	u32 reftable_entries;
 	struct qcow2_offsets l2_tables;
 	struct qcow2_offsets refblocks;
+	struct qcow2_snapshots snapshots;
 	u64 free_hint;
 	struct xarray freed;
 	u64 fresh_from;

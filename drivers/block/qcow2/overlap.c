@@ -10,10 +10,12 @@
  * of guest data may be the header, a table, or a refcount block, and writing
  * the data would finish the image.  So each write of data or of a slice is
  * checked first against all metadata that is in use (invariant I8): the header,
- * the L1 table and the refcount table, which are single ranges, and all L2
- * tables and refcount blocks, whose offsets are kept in one sorted array each.
+ * the L1 table, the refcount table and the snapshot table, which are single
+ * ranges, all L2 tables and refcount blocks, whose offsets are kept in one
+ * sorted array each, and the L1 tables of internal snapshots (snapshot.c).
  * The arrays are as long as the tables that the offsets come from; they change
- * only when a table grows.
+ * only when a table grows.  The L2 tables that only snapshots use are not known:
+ * their refcounts alone protect them, as in QEMU.
  */
 
 #include <linux/errno.h>
@@ -176,7 +178,7 @@ void qcow2_offsets_remove(struct qcow2_image *img, struct qcow2_offsets *set,
 
 static bool overlaps(u64 start, u64 end, u64 offset, u64 bytes)
 {
-	return start < offset + bytes && offset < end;
+	return bytes && start < offset + bytes && offset < end;
 }
 
 /* What of the metadata, except @own, has a byte in these clusters? */
@@ -198,6 +200,11 @@ static const char *find_overlap(struct qcow2_image *img, u64 start, u64 end,
 	if (own != QCOW2_METADATA_REFBLOCK &&
 	    any_in(&img->refblocks, start, end))
 		return "a refcount block";
+	if (overlaps(start, end, geo->snapshots_offset,
+		     img->snapshots.table_bytes))
+		return "the snapshot table";
+	if (qcow2_is_inactive_l1(&img->snapshots, start, end))
+		return "an inactive L1 table";
 	return NULL;
 }
 

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Internal snapshots: what must be known of them to leave them alone.
+ */
+
+/**
+ * DOC: internal snapshots
+ *
+ * The snapshot table is a list of entries of different lengths, each of which
+ * names a copy of the L1 table as it once was: an inactive L1 table.  A guest
+ * write must not touch any of this, so an image is opened with its snapshot
+ * table read, and the place of each inactive L1 table is kept.
+ *
+ * Refused are the tables that QEMU refuses when it opens an image: an entry
+ * with too much extra data, and a table that is too large or cannot be read.
+ * An image that is going to be written must also have a table that ends within
+ * the file, and inactive L1 tables in places that QEMU would accept when it
+ * uses the snapshot; for where something else is said nobody knows what has to
+ * be protected.
+ */
+
+#include <linux/align.h>
+#include <linux/errno.h>
+#include <linux/math.h>
+#include <linux/minmax.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/sort.h>
+#include <linux/string.h>
+#include <asm/byteorder.h>
+
+#include "image.h"
+
+/* An entry's head fits in, wherever it begins in the first page. */
+#define WINDOW_BYTES	(2 * PAGE_SIZE)
+
+/**
+ * struct table_window - the piece of the snapshot table that is in memory
+ * @file: the file
+ * @offset: of the piece, U64_MAX when there is none yet
+ * @data: %WINDOW_BYTES of it
+ */
+struct table_window {
+	struct qcow2_file *file;
+	u64 offset;
+	void *data;
+};
+
+static int read_head(struct table_window *win, u64 offset,
+		     struct qcow2_disk_snapshot *head)
+{
+	u64 into = offset - win->offset;
+	int ret;
+
+	if (offset < win->offset || into > WINDOW_BYTES - sizeof(*head)) {
+		into = offset & (qcow2_file_align(win->file) - 1);
+		win->offset = offset - into;
+		ret = qcow2_file_read_buf(win->file, win->offset, win->data,
+					  WINDOW_BYTES);
+		if (ret)
+			return ret;
+	}
+	memcpy(head, win->data + into, sizeof(*head));
+	return 0;
+}
+
+static u64 entry_bytes(const struct qcow2_disk_snapshot *head)
+{
+	return sizeof(*head) + be32_to_cpu(head->extra_data_size) +
+	       be16_to_cpu(head->id_str_size) + be16_to_cpu(head->name_size);
+}
+
+/* What QEMU wants of any entry; @end is where the entry ends. */
+static int check_entry(const struct qcow2_geometry *geo,
+		       const struct qcow2_disk_snapshot *head, u32 index,
+		       u64 end, struct qcow2_reason *why)
+{
+	u32 extra_bytes = be32_to_cpu(head->extra_data_size);
+
+	if (extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA_BYTES)
+		return qcow2_refuse(why, -EUCLEAN,
+				    "snapshot table entry %u has %u bytes of extra data, wanted at most %u; 'qemu-img check -r all' drops them",
+				    index, extra_bytes,
+				    QCOW2_MAX_SNAPSHOT_EXTRA_BYTES);
+	if (end - geo->snapshots_offset > QCOW2_MAX_SNAPSHOT_TABLE_BYTES)
+		return qcow2_refuse(why, -EUCLEAN,
+				    "snapshot table is more than %u bytes long, at entry %u of %u",
+				    QCOW2_MAX_SNAPSHOT_TABLE_BYTES, index,
+				    geo->nb_snapshots);
+	return 0;
+}
+
+/* What an entry must say of its L1 table before the image may be written. */
+static int check_entry_l1(struct qcow2_image *img,
+			  const struct qcow2_disk_snapshot *head, u32 index,
+			  u64 end, struct qcow2_reason *why)
+{
+	u64 file_bytes = qcow2_file_bytes(img->file);
+	struct qcow2_reason rule;
+	int ret;
+
+	if (end > file_bytes)
+		return qcow2_refuse(why, -EUCLEAN,
+				    "snapshot table entry %u ends at offset 0x%llx, behind the end of the file (%llu bytes): image is truncated; attach read-only",
+				    index, end, file_bytes);
+	ret = qcow2_check_table(&img->geo, "L1 table",
+				be64_to_cpu(head->l1_table_offset),
+				be32_to_cpu(head->l1_size), sizeof(u64),
+				QCOW2_MAX_L1_BYTES, &rule);
+	if (ret)
+		return qcow2_refuse(why, ret,
+				    "snapshot table entry %u: %s; 'qemu-img check' it or attach read-only",
+				    index, rule.text);
+	return 0;
+}
+
+static void add_l1_table(struct qcow2_snapshots *snapshots,
+			 const struct qcow2_disk_snapshot *head)
+{
+	u64 offset = be64_to_cpu(head->l1_table_offset);
+	u64 bytes = (u64)be32_to_cpu(head->l1_size) * sizeof(u64);
+
+	if (bytes)
+		snapshots->l1_tables[snapshots->nr++] = (struct qcow2_l1_place){
+			.offset = offset,
+			.max_end = offset + bytes,
+		};
+}
+
+static int read_entries(struct qcow2_image *img, struct table_window *win,
+			struct qcow2_reason *why)
+{
+	struct qcow2_geometry *geo = &img->geo;
+	u64 end = geo->snapshots_offset;
+	int ret = 0;
+	u32 i;
+
+	for (i = 0; i < geo->nb_snapshots; i++) {
+		struct qcow2_disk_snapshot head;
+		u64 offset = ALIGN(end, 8);
+
+		ret = read_head(win, offset, &head);
+		if (ret)
+			return qcow2_refuse(why, ret == -ENOMEM ? ret : -EIO,
+					    "cannot read the snapshot table (error %d)",
+					    ret);
+		end = offset + entry_bytes(&head);
+		ret = check_entry(geo, &head, i, end, why);
+		if (ret)
+			return ret;
+		if (qcow2_image_read_only(img))
+			continue;
+		ret = check_entry_l1(img, &head, i, end, why);
+		if (ret)
+			return ret;
+		add_l1_table(&img->snapshots, &head);
+	}
+	img->snapshots.table_bytes = end - geo->snapshots_offset;
+	return 0;
+}
+
+static int compare_places(const void *a, const void *b)
+{
+	u64 x = ((const struct qcow2_l1_place *)a)->offset;
+	u64 y = ((const struct qcow2_l1_place *)b)->offset;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Brings the tables into the order that qcow2_is_inactive_l1() wants. */
+static void sort_l1_tables(struct qcow2_snapshots *snapshots)
+{
+	struct qcow2_l1_place *place = snapshots->l1_tables;
+	u32 i;
+
+	sort(place, snapshots->nr, sizeof(*place), compare_places, NULL);
+	for (i = 1; i < snapshots->nr; i++)
+		place[i].max_end = max(place[i].max_end, place[i - 1].max_end);
+}
+
+/**
+ * qcow2_snapshots_read() - read and check the snapshot table
+ * @img: the image, whose header is decoded
+ * @why: filled in on failure
+ *
+ * Fills in the image's @snapshots, which the caller frees even on failure.
+ *
+ * Context: sleeps, does I/O.
+ * Return: 0, -EUCLEAN, -EIO or -ENOMEM.
+ */
+int qcow2_snapshots_read(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	struct table_window win = { .file = img->file, .offset = U64_MAX };
+	u32 nr = img->geo.nb_snapshots;
+	int ret = -ENOMEM;
+
+	if (!nr)
+		return 0;
+	win.data = kvmalloc(WINDOW_BYTES, GFP_KERNEL);
+	img->snapshots.l1_tables = kvmalloc_array(nr,
+						  sizeof(struct qcow2_l1_place),
+						  GFP_KERNEL);
+	if (win.data && img->snapshots.l1_tables)
+		ret = read_entries(img, &win, why);
+	else
+		qcow2_refuse(why, ret, "out of memory");
+	kvfree(win.data);
+	if (!ret)
+		sort_l1_tables(&img->snapshots);
+	return ret;
+}
+
+/**
+ * qcow2_snapshots_free() - forget what was read
+ * @snapshots: what qcow2_snapshots_read() has filled in, or zeroes
+ */
+void qcow2_snapshots_free(struct qcow2_snapshots *snapshots)
+{
+	kvfree(snapshots->l1_tables);
+}
+
+/**
+ * qcow2_is_inactive_l1() - is the L1 table of a snapshot there?
+ * @snapshots: of an image that is open for writing
+ * @start: host offset in bytes
+ * @end: host offset of the first byte behind
+ *
+ * Tables may overlap each other in a damaged image.  Of those that begin in
+ * front of @end the last one knows how far they reach.
+ *
+ * Context: any.
+ * Return: true if a byte of such a table lies in [@start, @end).
+ */
+bool qcow2_is_inactive_l1(const struct qcow2_snapshots *snapshots, u64 start,
+			  u64 end)
+{
+	u32 low = 0, high = snapshots->nr;
+
+	while (low < high) {
+		u32 middle = low + (high - low) / 2;
+
+		if (snapshots->l1_tables[middle].offset < end)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low && snapshots->l1_tables[low - 1].max_end > start;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_is_inactive_l1);
