@@ -517,56 +517,6 @@ int qcow2_file_rw(struct qcow2_file *file, bool write, u64 offset,
 	return sync.fio.error;
 }
 
-int qcow2_file_rw_page(struct qcow2_file *file, bool write, u64 offset,
-		       void *page, size_t bytes)
-{
-	struct bio_vec bv;
-	struct iov_iter iter;
-
-	bvec_set_virt(&bv, page, bytes);
-	iov_iter_bvec(&iter, write ? ITER_SOURCE : ITER_DEST, &bv, 1, bytes);
-	return qcow2_file_rw(file, write, offset, &iter);
-}
-
-int qcow2_file_read_buf(struct qcow2_file *file, u64 offset, void *buf,
-			size_t bytes)
-{
-	void *page = (void *)__get_free_page(GFP_KERNEL);
-	int ret = page ? 0 : -ENOMEM;
-
-	while (!ret && bytes) {
-		size_t n = min_t(size_t, bytes, PAGE_SIZE);
-
-		ret = qcow2_file_rw_page(file, false, offset, page,
-					 round_up(n, (size_t)qcow2_file_align(file)));
-		memcpy(buf, page, n);
-		offset += n;
-		buf += n;
-		bytes -= n;
-	}
-	free_page((unsigned long)page);
-	return ret;
-}
-
-int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes)
-{
-	struct bio_vec bv[16];
-	int i, ret = 0;
-
-	for (i = 0; i < 16; i++)
-		bvec_set_page(&bv[i], ZERO_PAGE(0), PAGE_SIZE, 0);
-	while (bytes && !ret) {
-		size_t n = min_t(u64, bytes, 16 * PAGE_SIZE);
-		struct iov_iter iter;
-
-		iov_iter_bvec(&iter, ITER_SOURCE, bv, 16, n);
-		ret = qcow2_file_rw(file, true, offset, &iter);
-		offset += n;
-		bytes -= n;
-	}
-	return ret;
-}
-
 /* Like a file system that can zero some ranges, and others not. */
 int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes)
 {
