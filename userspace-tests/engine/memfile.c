@@ -80,6 +80,13 @@ struct file {
 	struct memfile_fault fault;
 	u64 fault_seen;
 	u64 fault_struck;
+
+	struct {
+		unsigned int ops;
+		u64 from, to;
+		bool waits;
+	} hold;
+	pthread_cond_t released;
 };
 
 /* Once a flush has failed, every flush of this opening fails, as in file.c. */
@@ -367,6 +374,21 @@ static void nap(struct file *filp, bool may_be_slow)
 		nanosleep(&ts, NULL);
 }
 
+/* The first operation that fits waits until it is released. */
+static void obey_hold(struct file *filp, enum memfile_op op, u64 offset,
+		      u64 bytes)
+{
+	enter(filp);
+	if ((filp->hold.ops & (1U << op)) && offset < filp->hold.to &&
+	    offset + bytes > filp->hold.from) {
+		filp->hold.ops = 0;
+		filp->hold.waits = true;
+		while (filp->hold.waits)
+			pthread_cond_wait(&filp->released, &filp->lock);
+	}
+	leave(filp);
+}
+
 static void carry_out(struct file *filp, struct transfer *t)
 {
 	struct qcow2_fio *fio = t->fio;
@@ -375,6 +397,8 @@ static void carry_out(struct file *filp, struct transfer *t)
 
 	if (fio->write && copy_from_iter(t->data, bytes, &iter) != bytes)
 		shim_die("memfile: an iterator is short");
+	obey_hold(filp, fio->write ? MEMFILE_WRITE : MEMFILE_READ, fio->offset,
+		  bytes);
 	nap(filp, true);
 	enter(filp);
 	apply(filp, t);
@@ -625,6 +649,7 @@ struct file *memfile_create(const struct memfile_options *options)
 	filp->random.state = options->seed;
 	pthread_mutex_init(&filp->lock, NULL);
 	pthread_cond_init(&filp->changed, NULL);
+	pthread_cond_init(&filp->released, NULL);
 	INIT_LIST_HEAD(&filp->queue);
 	INIT_LIST_HEAD(&filp->all);
 	filp->nr_buckets = 1024;
@@ -641,7 +666,7 @@ void memfile_destroy(struct file *filp)
 	unsigned int i;
 
 	enter(filp);
-	if (filp->queued)
+	if (filp->queued || filp->hold.waits)
 		shim_die("memfile: destroyed while transfers wait");
 	filp->stop = true;
 	pthread_cond_broadcast(&filp->changed);
@@ -656,6 +681,7 @@ void memfile_destroy(struct file *filp)
 	free(filp->blocks);
 	pthread_mutex_destroy(&filp->lock);
 	pthread_cond_destroy(&filp->changed);
+	pthread_cond_destroy(&filp->released);
 	free(filp);
 }
 
@@ -798,6 +824,34 @@ u64 memfile_faults(struct file *filp)
 	return struck;
 }
 
+void memfile_hold(struct file *filp, unsigned int ops, u64 from, u64 to)
+{
+	enter(filp);
+	filp->hold.ops = ops;
+	filp->hold.from = from;
+	filp->hold.to = to;
+	leave(filp);
+}
+
+void memfile_release(struct file *filp)
+{
+	enter(filp);
+	filp->hold.ops = 0;
+	filp->hold.waits = false;
+	pthread_cond_broadcast(&filp->released);
+	leave(filp);
+}
+
+bool memfile_holds(struct file *filp)
+{
+	bool waits;
+
+	enter(filp);
+	waits = filp->hold.waits;
+	leave(filp);
+	return waits;
+}
+
 void memfile_set_space(struct file *filp, u64 bytes)
 {
 	enter(filp);
@@ -840,6 +894,7 @@ int memfile_zero_range(struct file *filp, u64 offset, u64 bytes, bool punch)
 	enter(filp);
 	record = begin(filp, op, offset, bytes);
 	leave(filp);
+	obey_hold(filp, op, offset, bytes);
 	nap(filp, false);
 	enter(filp);
 	if (punch)

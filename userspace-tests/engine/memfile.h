@@ -121,6 +121,15 @@ void memfile_fault(struct file *filp, const struct memfile_fault *fault);
 /* How often it struck. */
 u64 memfile_faults(struct file *filp);
 /*
+ * The next operation of one of these kinds (bits 1 << enum memfile_op; no flush)
+ * that touches bytes from here up to there waits before it is carried out, until
+ * memfile_release(). Others go on.
+ */
+void memfile_hold(struct file *filp, unsigned int ops, u64 from, u64 to);
+void memfile_release(struct file *filp);
+/* Is there one that waits? */
+bool memfile_holds(struct file *filp);
+/*
  * Writes that need new blocks fail with ENOSPC when the file has so many bytes
  * of them, rounded to 4 KiB; 0 for no limit.
  */
