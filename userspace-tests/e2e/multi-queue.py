@@ -1,0 +1,81 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""16 jobs write blocks of random sizes to an empty image, over several hardware
+queues, and verify them: state that queues share by mistake shows as bad data."""
+
+from e2e import *
+
+JOBS = 16
+SIZE = 32 * MIB
+
+
+def fio(device, name, seed, *options):
+    run("fio", f"--name={name}", f"--filename={device}", "--thread", "--direct=1",
+        f"--numjobs={JOBS}", f"--randseed={seed}", "--group_reporting",
+        "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0",
+        *options)
+
+
+def write_and_verify(device, seed):
+    """Ranges that begin and end inside of a cluster, so that two jobs allocate it;
+    each is read back while the others still write."""
+    share = (SIZE // JOBS // SECTOR - 1 | 1) * SECTOR
+    fio(device, "multi-queue", seed, "--ioengine=io_uring", "--iodepth=8", "--rw=randwrite",
+        "--bsrange=512-192k", "--blockalign=512", "--verify_backlog=32",
+        f"--size={share}", f"--offset_increment={share}")
+
+
+def write_shares_of_clusters(device, seed):
+    """Every 16th block is a job's: all of them allocate in all clusters."""
+    fio(device, "shares", seed, "--ioengine=libaio", "--iodepth=4", "--rw=write",
+        "--bs=4k", "--zonemode=strided", "--zonesize=4k", f"--zonerange={JOBS * 4}k",
+        "--offset_increment=4k", f"--size={8 * MIB - JOBS * 4 * KIB}",
+        f"--io_size={8 * MIB // JOBS - 4 * KIB}")
+
+
+def queues(device):
+    return len(os.listdir(f"/sys/block/{os.path.basename(device)}/mq"))
+
+
+@contextlib.contextmanager
+def slow_disk(disk):
+    """Every transfer takes a while, so that many are under way at once; in memory most
+    are over before the next begins."""
+    size = int(run("blockdev", "--getsz", disk).stdout)
+    run("dmsetup", "create", "slow", "--table", f"0 {size} delay {disk} 0 1")
+    try:
+        yield "/dev/mapper/slow"
+    finally:
+        run("dmsetup", "remove", "--retry", "slow")
+
+
+def test(seed, work_on, image, *attach_options, **options):
+    create(image, SIZE, **options)
+    with Device(image, *attach_options) as device:
+        expect(queues(device.path) > 1, "the device has one queue only")
+        work_on(device.path, seed)
+        before = digest(device.path)
+    check(image)
+    expect_equal(digest(to_raw(image, work("raw"))), before, "contents as QEMU reads them")
+
+
+def describe(function, options):
+    settings = (f"{key}={value}" for key, value in options.items())
+    return f"16 jobs {function.__name__.replace('_', ' ')}, {', '.join(settings)}"
+
+
+LARGE, SMALL = {"cluster_size": 2 * MIB}, {"cluster_size": 4 * KIB}
+USUAL, EXTENDED = {"cluster_size": 64 * KIB}, {"cluster_size": 64 * KIB, "extended_l2": "on"}
+
+for number, (test_of, image_options) in enumerate((
+        (write_and_verify, SMALL), (write_and_verify, LARGE),
+        (write_shares_of_clusters, USUAL))):
+    with case(describe(test_of, image_options)):
+        test(7660 + number, test_of, work("image"), **image_options)
+ram, = ram_disks(1, 2 * SIZE)
+for number, (test_of, image_options) in enumerate((
+        (write_and_verify, USUAL), (write_shares_of_clusters, USUAL),
+        (write_and_verify, EXTENDED), (write_shares_of_clusters, EXTENDED))):
+    with case(f"{describe(test_of, image_options)}, slow disk"), slow_disk(ram) as slow:
+        test(7670 + number, test_of, slow, "--direct-io", **image_options)
+finish()
