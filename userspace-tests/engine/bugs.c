@@ -9,23 +9,18 @@
  * shape of image that matters to it. The output is TAP.
  */
 
-#include <getopt.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/kernel.h>
 #include <linux/unaligned.h>
 
+#include "cases.h"
 #include "disk.h"
 #include "memfile.h"
 #include "qcheck.h"
 #include "workload.h"
-
-#define HANG_SECONDS	60
 
 /*
  * Transfers that are held while their cluster goes.
@@ -1028,118 +1023,27 @@ static const struct shape many_tables_shapes[] = {
 	{}
 };
 
-#define RUN(function, shapes)	{ #function, function, shapes }
-
-static const struct bug {
-	const char *name;
-	void (*test)(const struct shape *shape);
-	const struct shape *shapes;
-} bugs[] = {
-	RUN(write_lands_after_discard_and_reuse, all_shapes),
-	RUN(write_lands_after_write_zeroes_and_reuse, all_shapes),
-	RUN(read_in_flight_sees_data_of_others, all_shapes),
-	RUN(queued_punch_comes_after_reuse, all_shapes),
-	RUN(punch_of_a_kept_cluster_meets_writes, no_unref_shapes),
-	RUN(failed_move_of_a_table_gives_it_out, shared_shapes),
-	RUN(l1_entry_is_not_copied_after_its_table_moved, shared_shapes),
-	RUN(partial_write_loses_the_rest_or_the_snapshot, all_shapes),
-	RUN(allocator_gives_out_offset_0, all_shapes),
-	RUN(discarding_and_rewriting_grows_the_file, bounded_shapes),
-	RUN(large_refcount_table_is_refused, large_shapes),
-	RUN(flush_does_nothing, all_shapes),
-	RUN(error_of_a_flush_is_swallowed, all_shapes),
-	RUN(error_of_data_ends_the_device, all_shapes),
-	RUN(dirty_bit_is_cleared_too_early, lazy_shapes),
-	RUN(allocating_write_flushes_the_file, sparse_shapes),
-	RUN(metadata_fills_the_memory, many_tables_shapes),
+static const struct test_case cases[] = {
+	TEST_CASE(write_lands_after_discard_and_reuse, all_shapes),
+	TEST_CASE(write_lands_after_write_zeroes_and_reuse, all_shapes),
+	TEST_CASE(read_in_flight_sees_data_of_others, all_shapes),
+	TEST_CASE(queued_punch_comes_after_reuse, all_shapes),
+	TEST_CASE(punch_of_a_kept_cluster_meets_writes, no_unref_shapes),
+	TEST_CASE(failed_move_of_a_table_gives_it_out, shared_shapes),
+	TEST_CASE(l1_entry_is_not_copied_after_its_table_moved, shared_shapes),
+	TEST_CASE(partial_write_loses_the_rest_or_the_snapshot, all_shapes),
+	TEST_CASE(allocator_gives_out_offset_0, all_shapes),
+	TEST_CASE(discarding_and_rewriting_grows_the_file, bounded_shapes),
+	TEST_CASE(large_refcount_table_is_refused, large_shapes),
+	TEST_CASE(flush_does_nothing, all_shapes),
+	TEST_CASE(error_of_a_flush_is_swallowed, all_shapes),
+	TEST_CASE(error_of_data_ends_the_device, all_shapes),
+	TEST_CASE(dirty_bit_is_cleared_too_early, lazy_shapes),
+	TEST_CASE(allocating_write_flushes_the_file, sparse_shapes),
+	TEST_CASE(metadata_fills_the_memory, many_tables_shapes),
 };
-
-/* In a process of its own. */
-static void __attribute__((noreturn)) test_here(const struct bug *bug,
-						const struct shape *shape)
-{
-	alarm(HANG_SECONDS);
-	expect(!wl_init_pools(), "cannot make the pools");
-	bug->test(shape);
-	expect(!shim_warnings(), "the engine warned");
-	wl_exit_pools();
-	exit(0);
-}
-
-static bool test(const struct bug *bug, const struct shape *shape)
-{
-	int status = 0;
-	pid_t pid;
-
-	fflush(stdout);
-	pid = fork();
-	if (!pid)
-		test_here(bug, shape);
-	if (pid < 0 || waitpid(pid, &status, 0) != pid)
-		return false;
-	if (WIFSIGNALED(status))
-		printf("# %s\n", WTERMSIG(status) == SIGALRM ? "hangs" :
-		       strsignal(WTERMSIG(status)));
-	return !status;
-}
-
-static void usage(void)
-{
-	fputs("usage: bugs [NAME]...\n"
-	      "  --from N     begin with this test (1)\n"
-	      "  --step N     every Nth test, to share them among processes (1)\n"
-	      "  --images DIR where images to start from are kept\n"
-	      "  --work DIR   for files of a moment (/tmp)\n", stderr);
-	exit(2);
-}
-
-static bool is_wanted(const char *name, char **names)
-{
-	if (!*names)
-		return true;
-	while (*names && strcmp(*names, name))
-		names++;
-	return *names;
-}
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "from", 1, NULL, 'f' }, { "step", 1, NULL, 'n' },
-		{ "images", 1, NULL, 'i' }, { "work", 1, NULL, 'w' },
-		{ NULL, 0, NULL, 0 }
-	};
-	u64 from = 1, step = 1, number = 0, failed = 0, done = 0;
-	const struct shape *shape;
-	unsigned int i;
-	int c;
-
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
-		switch (c) {
-		case 'f': from = strtoull(optarg, NULL, 0); break;
-		case 'n': step = strtoull(optarg, NULL, 0); break;
-		case 'i': disk_image_dir = optarg; break;
-		case 'w': disk_work_dir = optarg; break;
-		default: usage();
-		}
-	if (!step)
-		usage();
-	for (i = 0; i < ARRAY_SIZE(bugs); i++) {
-		if (!is_wanted(bugs[i].name, argv + optind))
-			continue;
-		for (shape = bugs[i].shapes; shape->text; shape++) {
-			bool ok;
-
-			if (++number % step != from % step)
-				continue;
-			ok = test(&bugs[i], shape);
-			done++;
-			failed += !ok;
-			printf("%sok %llu - %s, %s\n", ok ? "" : "not ", done,
-			       bugs[i].name, shape->text);
-		}
-	}
-	printf("1..%llu\n", done);
-	printf("bugs: %llu passed, %llu failed\n", done - failed, failed);
-	return done && !failed ? 0 : 1;
+	return run_cases("bugs", cases, ARRAY_SIZE(cases), argc, argv);
 }

@@ -61,7 +61,7 @@ void start(struct disk *d, struct op *op, enum qcow2_op what, u64 offset,
 		.img = d->img,
 		.op = what,
 		.offset = offset,
-		.unmap = true,
+		.unmap = !op->keep,
 		.done = op_done,
 	};
 	if (what == QCOW2_OP_READ || what == QCOW2_OP_WRITE) {
@@ -92,7 +92,7 @@ int finish(struct op *op)
 
 int run_op(struct disk *d, enum qcow2_op what, u64 offset, u64 bytes)
 {
-	struct op op;
+	struct op op = {};
 
 	start(d, &op, what, offset, bytes);
 	return finish(&op);
@@ -145,6 +145,18 @@ void make_zero(struct disk *d, enum qcow2_op what, u64 offset, u64 bytes)
 
 	expect(!error, "discard or write zeroes of %llu bytes at %llu: %d",
 	       bytes, offset, error);
+	memset(d->content + offset, 0, bytes);
+}
+
+void keep_as_zeroes(struct disk *d, u64 offset, u64 bytes)
+{
+	struct op op = { .keep = true };
+	int error;
+
+	start(d, &op, QCOW2_OP_WRITE_ZEROES, offset, bytes);
+	error = finish(&op);
+	expect(!error, "write zeroes of %llu bytes at %llu: %d", bytes, offset,
+	       error);
 	memset(d->content + offset, 0, bytes);
 }
 

@@ -84,12 +84,14 @@ struct disk {
  * @io: the operation
  * @bv: its data
  * @buf: likewise, of get_buffer(); free() it
+ * @keep: a write zeroes must keep the host clusters
  * @done: posted when it is done
  */
 struct op {
 	struct qcow2_io io;
 	struct bio_vec bv;
 	unsigned char *buf;
+	bool keep;
 	sem_t done;
 };
 
@@ -113,6 +115,8 @@ int try_write(struct disk *d, u64 offset, u64 bytes);
 void write_new(struct disk *d, u64 offset, u64 bytes);
 void write_all(struct disk *d);
 void make_zero(struct disk *d, enum qcow2_op what, u64 offset, u64 bytes);
+/* Write zeroes that keeps the host clusters. */
+void keep_as_zeroes(struct disk *d, u64 offset, u64 bytes);
 int try_read(struct disk *d, u64 offset, u64 bytes);
 void read_back(struct disk *d, u64 offset, u64 bytes);
 void flush(struct disk *d);

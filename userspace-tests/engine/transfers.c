@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What operations cost in transfers of the file: the figures of
+ * Documentation/design/index.rst, "What a request costs".
+ *
+ * The file does all at once, by who submits it, and nothing else runs, so each
+ * transfer is counted. The slices that an operation needs are in the cache before.
+ */
+
+#include <string.h>
+
+#include <linux/kernel.h>
+
+#include "cases.h"
+#include "disk.h"
+#include "memfile.h"
+
+/**
+ * struct cost - transfers
+ * @reads: of the file
+ * @writes: likewise
+ * @written: bytes of these
+ * @zeroed: calls that zero a range
+ * @flushes: of the file
+ */
+struct cost {
+	u64 reads;
+	u64 writes;
+	u64 written;
+	u64 zeroed;
+	u64 flushes;
+};
+
+static struct cost cost_so_far(struct disk *d)
+{
+	struct cost cost = {
+		.reads = memfile_count(d->filp, MEMFILE_READ),
+		.writes = memfile_count(d->filp, MEMFILE_WRITE),
+		.zeroed = memfile_count(d->filp, MEMFILE_ZERO),
+		.flushes = memfile_count(d->filp, MEMFILE_FLUSH),
+	};
+	const struct memfile_record *log;
+	size_t i, nr;
+
+	log = memfile_log(d->filp, &nr);
+	for (i = 0; i < nr; i++)
+		if (log[i].op == MEMFILE_WRITE)
+			cost.written += log[i].bytes;
+	return cost;
+}
+
+static void expect_cost(struct disk *d, const struct cost *before,
+			const struct cost *want, const char *what)
+{
+	struct cost now = cost_so_far(d);
+
+	now.reads -= before->reads;
+	now.writes -= before->writes;
+	now.written -= before->written;
+	now.zeroed -= before->zeroed;
+	now.flushes -= before->flushes;
+	expect(!memcmp(&now, want, sizeof(now)),
+	       "%s: %llu reads, %llu writes (%llu bytes), %llu ranges zeroed, %llu flushes; wanted %llu, %llu (%llu), %llu, %llu",
+	       what, now.reads, now.writes, now.written, now.zeroed,
+	       now.flushes, want->reads, want->writes, want->written,
+	       want->zeroed, want->flushes);
+}
+
+static void write_costs(struct disk *d, u64 offset, u64 bytes,
+			const struct cost *want, const char *what)
+{
+	struct cost before = cost_so_far(d);
+
+	write_new(d, offset, bytes);
+	expect_cost(d, &before, want, what);
+}
+
+/* Attached, with the first L2 slice and all refcounts in the cache. */
+static void begin(struct disk *d, const struct shape *shape)
+{
+	d->options.record = true;
+	make_disk(d, shape);
+	attach(d);
+	write_new(d, d->bytes - d->cluster, d->cluster);
+	write_new(d, 0, d->cluster);
+	settle(d);
+}
+
+static void end(struct disk *d)
+{
+	detach_and_look(d);
+	destroy(d);
+}
+
+/* So that the first clusters belong to a snapshot too. */
+static void begin_shared(struct disk *d, const struct shape *shape)
+{
+	begin(d, shape);
+	write_new(d, 0, 8 * d->cluster);
+	expect(!detach(d), "detach");
+	take_snapshot(d);
+	attach(d);
+	/* Moves the L2 table, and has the slices in the cache. */
+	write_new(d, 0, d->cluster);
+	settle(d);
+}
+
+/*
+ * Cases.
+ */
+
+static void whole_clusters_are_written_without_a_read(const struct shape *shape)
+{
+	struct disk d = {};
+
+	begin_shared(&d, shape);
+	write_costs(&d, 0, d.cluster,
+		    &(struct cost){ .writes = 1, .written = d.cluster },
+		    "in place");
+	write_costs(&d, 10 * d.cluster, 2 * d.cluster,
+		    &(struct cost){ .writes = 1, .written = 2 * d.cluster },
+		    "new");
+	write_costs(&d, d.cluster, 2 * d.cluster,
+		    &(struct cost){ .writes = 1, .written = 2 * d.cluster },
+		    "shared");
+	make_zero(&d, QCOW2_OP_DISCARD, 10 * d.cluster, d.cluster);
+	settle(&d);
+	write_costs(&d, 10 * d.cluster, d.cluster,
+		    &(struct cost){ .writes = 1, .written = d.cluster },
+		    "discarded");
+	end(&d);
+}
+
+static void where_the_file_grows_nothing_is_zeroed(const struct shape *shape)
+{
+	struct disk d = {};
+
+	begin(&d, shape);
+	write_costs(&d, 10 * d.cluster + 1024, 1024,
+		    &(struct cost){ .writes = 1, .written = 1024 }, "middle");
+	write_costs(&d, 11 * d.cluster + 1024, d.cluster,
+		    &(struct cost){ .writes = 1, .written = d.cluster },
+		    "parts of two");
+	end(&d);
+}
+
+static void what_was_used_is_zeroed_in_the_same_write(const struct shape *shape)
+{
+	struct disk d = {};
+
+	begin(&d, shape);
+	write_new(&d, 10 * d.cluster, 2 * d.cluster);
+	settle(&d);
+	make_zero(&d, QCOW2_OP_DISCARD, 10 * d.cluster, 2 * d.cluster);
+	settle(&d);
+	write_costs(&d, 10 * d.cluster + 1024, 1024,
+		    &(struct cost){ .writes = 1, .written = d.cluster },
+		    "middle");
+	read_back(&d, 10 * d.cluster, d.cluster);
+	end(&d);
+}
+
+/* ZERO_ALLOC: the host cluster stays, its content is not known. */
+static void zero_cluster_is_filled_where_it_is(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 host;
+
+	begin(&d, shape);
+	host = host_of(&d, 0);
+	keep_as_zeroes(&d, 0, d.cluster);
+	write_costs(&d, 1024, 1024,
+		    &(struct cost){ .writes = 1, .written = d.cluster },
+		    "middle");
+	expect(host_of(&d, 0) == host, "the cluster has moved");
+	read_back(&d, 0, d.cluster);
+	end(&d);
+}
+
+static void shared_cluster_is_copied_in_one_write(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 big = 20 << 10;
+
+	begin_shared(&d, shape);
+	write_costs(&d, 2 * d.cluster + 1024, 1024,
+		    &(struct cost){ .reads = 1, .writes = 1,
+				    .written = d.cluster },
+		    "a little in the middle");
+	write_costs(&d, 3 * d.cluster, 1024,
+		    &(struct cost){ .reads = 1, .writes = 1,
+				    .written = d.cluster },
+		    "at the start");
+	write_costs(&d, 5 * d.cluster - 1024, 1024,
+		    &(struct cost){ .reads = 1, .writes = 1,
+				    .written = d.cluster },
+		    "at the end");
+	if (d.cluster > big + 1024)
+		write_costs(&d, 6 * d.cluster + 1024, big,
+			    &(struct cost){ .reads = 2, .writes = 1,
+					    .written = d.cluster },
+			    "much in the middle");
+	end(&d);
+}
+
+/* More to copy than a bounce buffer holds. */
+static void large_cluster_is_copied_piece_by_piece(const struct shape *shape)
+{
+	u64 piece = 64 << 10, from = 100 << 10, data = 4096;
+	struct disk d = {};
+	u64 pieces;
+
+	begin_shared(&d, shape);
+	pieces = DIV_ROUND_UP(from, piece) +
+		 DIV_ROUND_UP(d.cluster - from - data, piece);
+	write_costs(&d, 2 * d.cluster + from, data,
+		    &(struct cost){ .reads = pieces, .writes = 1 + pieces,
+				    .written = d.cluster }, "middle");
+	end(&d);
+}
+
+static void flush_writes_each_slice_once(const struct shape *shape)
+{
+	u64 slice = min(4096U, 1U << shape->base.cluster_bits);
+	struct disk d = {};
+	struct cost before;
+	unsigned int i;
+
+	begin(&d, shape);
+	for (i = 0; i < 20; i++)
+		write_costs(&d, (10 + i) * d.cluster, d.cluster,
+			    &(struct cost){ .writes = 1,
+					    .written = d.cluster }, "write");
+	before = cost_so_far(&d);
+	flush(&d);
+	expect_cost(&d, &before,
+		    &(struct cost){ .writes = shape->base.lazy ? 1 : 2,
+				    .written = slice *
+					       (shape->base.lazy ? 1 : 2),
+				    .flushes = 2 }, "flush after changes");
+	write_new(&d, 10 * d.cluster, d.cluster);
+	before = cost_so_far(&d);
+	flush(&d);
+	expect_cost(&d, &before, &(struct cost){ .flushes = 1 },
+		    "flush after writes in place");
+	end(&d);
+}
+
+static void reads_cost_one_transfer_an_extent(const struct shape *shape)
+{
+	struct disk d = {};
+	struct cost before;
+
+	begin(&d, shape);
+	write_new(&d, 10 * d.cluster, 4 * d.cluster);
+	before = cost_so_far(&d);
+	read_back(&d, 10 * d.cluster + 512, 3 * d.cluster);
+	expect_cost(&d, &before, &(struct cost){ .reads = 1 }, "contiguous");
+	before = cost_so_far(&d);
+	read_back(&d, 20 * d.cluster, 4 * d.cluster);
+	expect_cost(&d, &before, &(struct cost){}, "not there");
+	end(&d);
+}
+
+#define SHAPE(bits, bytes)						\
+	{ .cluster_bits = (bits), .refcount_bits = 16, .version = 3,	\
+	  .virtual_bytes = (bytes) }
+
+static const struct shape shapes[] = {
+	{ "clusters of 4 KiB", SHAPE(12, 512 << 10) },
+	{ "clusters of 64 KiB", SHAPE(16, 8 << 20) },
+	{}
+};
+
+static const struct shape large_shapes[] = {
+	{ "clusters of 256 KiB", SHAPE(18, 16 << 20) },
+	{ "clusters of 1 MiB", SHAPE(20, 32 << 20) },
+	{}
+};
+
+static const struct shape flush_shapes[] = {
+	{ "clusters of 4 KiB", SHAPE(12, 512 << 10) },
+	{ "clusters of 64 KiB", SHAPE(16, 8 << 20) },
+	{ "lazy refcounts",
+	  { .cluster_bits = 16, .refcount_bits = 16, .version = 3, .lazy = true,
+	    .virtual_bytes = 8 << 20 } },
+	{}
+};
+
+static const struct test_case cases[] = {
+	TEST_CASE(whole_clusters_are_written_without_a_read, shapes),
+	TEST_CASE(where_the_file_grows_nothing_is_zeroed, shapes),
+	TEST_CASE(what_was_used_is_zeroed_in_the_same_write, shapes),
+	TEST_CASE(zero_cluster_is_filled_where_it_is, shapes),
+	TEST_CASE(shared_cluster_is_copied_in_one_write, shapes),
+	TEST_CASE(large_cluster_is_copied_piece_by_piece, large_shapes),
+	TEST_CASE(flush_writes_each_slice_once, flush_shapes),
+	TEST_CASE(reads_cost_one_transfer_an_extent, shapes),
+};
+
+int main(int argc, char **argv)
+{
+	return run_cases("transfers", cases, ARRAY_SIZE(cases), argc, argv);
+}
