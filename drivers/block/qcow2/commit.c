@@ -630,15 +630,22 @@ static void free_drops(struct list_head *list)
 	INIT_LIST_HEAD(list);
 }
 
+/*
+ * The changed refcounts must not fill the memory; they may reach the file at any
+ * time from now on, since the references are durably gone.
+ */
 static void apply_drops(struct qcow2_image *img)
 {
 	struct qcow2_drop *drop;
 	u32 i;
 
-	list_for_each_entry(drop, &img->draining, link)
+	list_for_each_entry(drop, &img->draining, link) {
 		for (i = 0; i < drop->nr;)
 			i += drop_references(img, &drop->offsets[i],
 					     drop->nr - i);
+		if (READ_ONCE(img->nr_dirty) > img->max_dirty)
+			qcow2_commit_refcounts(img);
+	}
 }
 
 /* That a hole could not be made costs space only. */
