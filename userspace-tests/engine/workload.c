@@ -711,10 +711,7 @@ static const struct {
 	int (*init)(void);
 	void (*exit)(void);
 } pools[] = {
-	{ qcow2_cache_init_pool, qcow2_cache_exit_pool },
-	{ qcow2_io_init_pool, qcow2_io_exit_pool },
-	{ qcow2_write_init_pool, qcow2_write_exit_pool },
-	{ qcow2_cow_init_pool, qcow2_cow_exit_pool },
+	{ qcow2_write_init_cache, qcow2_write_exit_cache },
 	{ qcow2_discard_init, NULL },
 };
 

@@ -430,9 +430,14 @@ static int init_engine(struct qcow2_image *img,
 		       const struct qcow2_options *options,
 		       struct qcow2_reason *why)
 {
-	qcow2_cache_init(&img->cache, options->cache_bytes);
-	img->max_dirty = img->cache.max / 2;
-	if (qcow2_commit_init(img))
+	/* All of them, for free_engine() undoes them all. */
+	bool failed = qcow2_cache_init(img, options->cache_bytes);
+
+	failed |= qcow2_commit_init(img);
+	failed |= qcow2_io_init(img);
+	failed |= qcow2_write_init(img);
+	failed |= qcow2_cow_init(img);
+	if (failed)
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
 	return 0;
 }
@@ -440,7 +445,10 @@ static int init_engine(struct qcow2_image *img,
 static void free_engine(struct qcow2_image *img)
 {
 	qcow2_commit_destroy(img);
-	qcow2_cache_destroy(&img->cache);
+	qcow2_cow_exit(img);
+	qcow2_write_exit(img);
+	qcow2_io_exit(img);
+	qcow2_cache_destroy(img);
 	qcow2_offsets_free(&img->l2_tables);
 	qcow2_offsets_free(&img->refblocks);
 	qcow2_snapshots_free(&img->snapshots);
