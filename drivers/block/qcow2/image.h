@@ -397,6 +397,10 @@ struct qcow2_drop {
  * @refblock_copies: likewise
  * @commit_work: commits by the clock
  * @corrupt_work: sets the corrupt bit in the header
+ * @watch_lock: protects @watch, held while it is called; outside of all others
+ * @watch: called once when the image has failed, or NULL
+ * @watch_data: for @watch
+ * @watch_work: calls @watch
  * @unlinked: drops, see struct qcow2_drop; under meta_lock
  * @nr_unlinked: clusters in @unlinked; READ_ONCE, changed under meta_lock
  * @durable: drops; under meta_lock
@@ -462,6 +466,10 @@ struct qcow2_image {
 	struct list_head refblock_copies;
 	struct delayed_work commit_work;
 	struct work_struct corrupt_work;
+	struct mutex watch_lock;
+	void (*watch)(void *data);
+	void *watch_data;
+	struct work_struct watch_work;
 
 	struct list_head unlinked;
 	unsigned int nr_unlinked;
@@ -509,6 +517,8 @@ int qcow2_image_close(struct qcow2_image *img);
 int qcow2_image_prepare_write(struct qcow2_image *img);
 int qcow2_mark_dirty(struct qcow2_image *img);
 int qcow2_mark_clean(struct qcow2_image *img);
+void qcow2_image_watch(struct qcow2_image *img, void (*watch)(void *data),
+		       void *data);
 __printf(3, 4)
 int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...);
 int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
