@@ -211,7 +211,8 @@ static int check_attach(const struct qcow2_ctl_attach *arg,
 		return qcow2_refuse(why, -EINVAL,
 				    "a reserved member is not zero");
 	if (arg->cache_size &&
-	    (arg->cache_size < QCOW2_CACHE_MIN_BYTES || arg->cache_size > QCOW2_CACHE_MAX_BYTES))
+	    (arg->cache_size < QCOW2_CACHE_MIN_BYTES ||
+	     arg->cache_size > QCOW2_CACHE_MAX_BYTES))
 		return qcow2_refuse(why, -EINVAL,
 				    "cache size is %llu bytes, wanted %u to %llu",
 				    arg->cache_size, QCOW2_CACHE_MIN_BYTES,
@@ -296,16 +297,24 @@ static int begin_detach(int index, struct qcow2_device **found,
 	return ret;
 }
 
-/* With the device still there: what does not fit into the file would be lost. */
+/*
+ * With the device still there: what does not fit into the file, or could not be
+ * written for want of memory, would be lost.
+ */
 static int commit_first(struct qcow2_device *dev, struct qcow2_reason *why)
 {
-	if (qcow2_commit_all(dev->img) != -ENOSPC)
+	int ret = qcow2_commit_all(dev->img);
+
+	if (ret != -ENOSPC && ret != -ENOMEM)
 		return 0;
 	mutex_lock(&devices_lock);
 	qcow2_disk_cancel_close(dev->disk);
 	dev->state = DEVICE_LIVE;
 	mutex_unlock(&devices_lock);
-	return qcow2_refuse(why, -ENOSPC,
+	if (ret == -ENOMEM)
+		return qcow2_refuse(why, ret,
+				    "out of memory, the last changes could not be written; try again");
+	return qcow2_refuse(why, ret,
 			    "no space left for the last changes in the image's file system; free some and try again");
 }
 

@@ -381,6 +381,8 @@ struct qcow2_drop {
  *	below @free_hint may be free; changed under meta_lock
  * @fresh_from: behind the last cluster that the file ever had, as far as it is
  *	known; under meta_lock
+ * @clusters_allocated: how many, ever; READ_ONCE, changed under meta_lock
+ * @clusters_freed: likewise
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
  * @dirty_l2: dirty slices of L2 tables, under meta_lock
  * @dirty_refblocks: dirty slices of refcount blocks, under meta_lock
@@ -447,6 +449,8 @@ struct qcow2_image {
 	struct qcow2_offsets refblocks;
 	struct qcow2_snapshots snapshots;
 	u64 free_hint;
+	u64 clusters_allocated;
+	u64 clusters_freed;
 	struct xarray freed;
 	u64 fresh_from;
 	struct list_head in_flight;

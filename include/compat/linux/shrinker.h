@@ -16,8 +16,9 @@
 
 /*
  * 6.7 brought shrinkers that the kernel allocates, with private data; before,
- * there was none, and they were part of something.  Members are those that
- * cache.c uses.
+ * there was none, and they were part of something.  Modules cannot prepare one,
+ * so it is registered at once, where that can fail, and idle until it is ready.
+ * Members are those that cache.c uses.
  */
 struct compat_shrinker {
 	unsigned long (*count_objects)(struct compat_shrinker *shrinker,
@@ -25,6 +26,7 @@ struct compat_shrinker {
 	unsigned long (*scan_objects)(struct compat_shrinker *shrinker,
 				      struct shrink_control *sc);
 	void *private_data;
+	bool ready;
 	struct shrinker old;
 };
 
@@ -34,7 +36,8 @@ static inline unsigned long compat_count_objects(struct shrinker *old,
 	struct compat_shrinker *new;
 
 	new = container_of(old, struct compat_shrinker, old);
-	return new->count_objects(new, sc);
+	/* Pairs with shrinker_register(). */
+	return smp_load_acquire(&new->ready) ? new->count_objects(new, sc) : 0;
 }
 
 static inline unsigned long compat_scan_objects(struct shrinker *old,
@@ -50,11 +53,7 @@ static inline void compat_shrinker_free(struct compat_shrinker *new)
 {
 	if (!new)
 		return;
-	/* Either never registered, or the first of both undoes all. */
-	if (new->old.flags & SHRINKER_REGISTERED)
-		unregister_shrinker(&new->old);
-	else
-		free_prealloced_shrinker(&new->old);
+	unregister_shrinker(&new->old);
 	kfree(new);
 }
 
@@ -68,7 +67,7 @@ static inline void compat_shrinker_free(struct compat_shrinker *new)
 		__new->old.scan_objects = compat_scan_objects;		\
 		__new->old.seeks = DEFAULT_SEEKS;			\
 		__new->old.flags = flags_;				\
-		if (prealloc_shrinker(&__new->old, fmt, ##__VA_ARGS__)) { \
+		if (register_shrinker(&__new->old, fmt, ##__VA_ARGS__)) { \
 			kfree(__new);					\
 			__new = NULL;					\
 		}							\
@@ -76,7 +75,7 @@ static inline void compat_shrinker_free(struct compat_shrinker *new)
 	__new;								\
 })
 
-#define shrinker_register(new)	register_shrinker_prepared(&(new)->old)
+#define shrinker_register(new)	smp_store_release(&(new)->ready, true)
 #define shrinker_free		compat_shrinker_free
 #define shrinker		compat_shrinker
 
