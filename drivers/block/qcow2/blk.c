@@ -295,8 +295,7 @@ static void image_failed(void *data)
 {
 	struct qcow2_disk *disk = data;
 	struct kobject *kobj = &disk_to_dev(disk->gendisk)->kobj;
-	char event[] = "QCOW2_STATE=needs-check";
-	char *envp[] = { event, NULL };
+	char *envp[2] = { "QCOW2_STATE=needs-check" };
 
 	set_disk_ro(disk->gendisk, true);
 	sysfs_notify(kobj, QCOW2_SYSFS_GROUP, "state");

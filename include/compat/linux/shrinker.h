@@ -75,6 +75,7 @@ static inline void compat_shrinker_free(struct compat_shrinker *new)
 	__new;								\
 })
 
+/* Pairs with compat_count_objects(). */
 #define shrinker_register(new)	smp_store_release(&(new)->ready, true)
 #define shrinker_free		compat_shrinker_free
 #define shrinker		compat_shrinker
