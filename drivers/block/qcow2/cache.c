@@ -528,7 +528,7 @@ void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes)
 	if (trim(&img->cache))
 		return;
 	/* An error of it is for those to see who wrote. */
-	qcow2_commit(img);
+	qcow2_commit_all(img);
 	trim(&img->cache);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_cache_set_max);
