@@ -44,6 +44,9 @@
 #define SHRINK_SPARE	16
 #define SHRINK_SCAN	128
 
+/* Slices that go at once when there is no memory for another one. */
+#define EVICT_SLICES	16
+
 /*
  * Allocation.
  */
@@ -154,7 +157,7 @@ static bool evict(struct qcow2_cache *cache)
 	before = cache->nr;
 	list_for_each_entry_safe(slice, next, &cache->lru, lru)
 		if (drop_if_unused(cache, slice) &&
-		    before - cache->nr == SHRINK_SPARE)
+		    before - cache->nr == EVICT_SLICES)
 			break;
 	before -= cache->nr;
 	spin_unlock(&cache->lock);
@@ -483,7 +486,10 @@ static u64 default_bytes(const struct qcow2_geometry *geo)
 		     QCOW2_CACHE_MIN_BYTES);
 }
 
-/* Where not all of it fits, reads shall not have to wait for a commit. */
+/*
+ * Where not all tables fit, half of the cache stays clean, so that there is
+ * something to drop without a commit.
+ */
 static void set_max(struct qcow2_image *img, unsigned int max)
 {
 	bool fits = slices_of_disk(&img->geo) <= max;

@@ -200,8 +200,8 @@ struct qcow2_slice {
 /**
  * struct qcow2_cache - slices by host offset
  * @slices: by offset >> %QCOW2_MIN_CLUSTER_BITS
- * @lock: protects the members below; innermost, nothing is taken or allocated
- *	inside
+ * @lock: protects @lru, @nr, @max and @loads; innermost, nothing is taken or
+ *	allocated inside
  * @lru: least recently inserted or used first
  * @nr: slices in @lru; READ_ONCE
  * @max: more than this and clean ones are dropped; READ_ONCE
