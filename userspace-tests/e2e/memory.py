@@ -3,8 +3,6 @@
 """Memory of the metadata cache: it stays under its cap while tables many times as
 large are read or written at random, and goes back to the system when that asks."""
 
-import ctypes
-import fcntl
 import threading
 
 from e2e import *
@@ -18,7 +16,6 @@ THREADS = 4
 IN_FLIGHT = THREADS * 3 * PAGE
 # What the big image is made in: kept from case to case, unlike WORK.
 BIG = "/dev/shm/memory"
-QCOW2_CTL_ATTACH = 0xbc00
 
 
 def attribute(device, name):
@@ -33,29 +30,6 @@ def number(device, name):
 def set_cap(device, bytes_):
     with open(attribute(device, "cache_size"), "w", encoding="ascii") as file:
         file.write(str(bytes_))
-
-
-class CappedDevice(Device):
-    """Attached by the ioctl, with a cap."""
-
-    def __init__(self, image, cache_size):
-        fd = os.open(image, os.O_RDWR)
-        files = ctypes.create_string_buffer(struct.pack("=iIQ", fd, 0, 0))
-        reason = ctypes.create_string_buffer(256)
-        arg = bytearray(struct.pack("=IIiIQQIIQ", 0, 0, -1, 1, ctypes.addressof(files),
-                                    ctypes.addressof(reason), 256, 0, cache_size))
-        arg[0:4] = struct.pack("=I", len(arg))
-        control = os.open("/dev/qcow-control", os.O_RDWR)
-        try:
-            fcntl.ioctl(control, QCOW2_CTL_ATTACH, arg)
-        except OSError as error:
-            raise Failure(f"attach: {error}, {reason.value}") from None
-        finally:
-            os.close(control)
-            os.close(fd)
-        self.image = image
-        self.name = f"qcow{struct.unpack_from('=i', arg, 8)[0]}"
-        self.path = f"/dev/{self.name}"
 
 
 class Sampler(threading.Thread):
@@ -167,7 +141,7 @@ def sweep_with_default(image):
 
 
 def sweep_with_cap_from_attach(image):
-    with CappedDevice(image, MIB) as device:
+    with Device(image, "--cache-size=1M") as device:
         expect_equal(number(device, "cache_size"), MIB, "cap")
         expect_under_cap(sweep(device, 4000, 2), MIB)
         expect_loads(device, 3900)
@@ -288,7 +262,7 @@ def writes_stay_under_cap():
     """New clusters all over a large disk: tables become dirty all the time."""
     image = create(work("image"), 256 * GIB)
     places = random.Random(9).sample(range(256 * GIB // SLICE), 1500)
-    with CappedDevice(image, MIB) as device:
+    with Device(image, "--cache-size=1M") as device:
         with Sampler(device) as sampler:
             in_threads(device, places,
                        lambda disk, n: disk.write(n * SLICE, noise(PAGE, n)))
