@@ -108,6 +108,7 @@ void qcow2_image_watch(struct qcow2_image *img, void (*watch)(void *data),
 	if (watch && qcow2_image_needs_check(img))
 		queue_work(img->wq, &img->watch_work);
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_image_watch);
 
 /**
  * qcow2_refuse_compressed() - an operation met a compressed cluster
