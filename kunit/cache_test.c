@@ -5,6 +5,7 @@
 
 #include <linux/err.h>
 #include <linux/errno.h>
+#include <linux/shrinker.h>
 #include <linux/string.h>
 #include <linux/unaligned.h>
 
@@ -257,6 +258,200 @@ static void dropped_slice_is_read_again(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 5, ti->reads);
 }
 
+/* Looked up again and again, but the cap comes before that. */
+static void slices_that_were_looked_up_do_not_raise_the_cap(struct kunit *test)
+{
+	struct test_image *ti = test_image(test, &layout);
+	u32 n, most = 0;
+
+	ti->img->cache.max = 200;
+	for (n = 0; n < 600; n++) {
+		get_and_put(test, ti, n);
+		get_and_put(test, ti, n);
+		most = max(most, ti->img->cache.nr);
+	}
+	KUNIT_EXPECT_EQ(test, 200, most);
+	KUNIT_EXPECT_EQ(test, 600, ti->reads);
+	KUNIT_EXPECT_EQ(test, 600, ti->img->cache.loads);
+}
+
+/*
+ * The cap.
+ */
+
+static void get_slices(struct kunit *test, struct test_image *ti, u32 nr)
+{
+	u32 n;
+
+	for (n = 0; n < nr; n++)
+		get_and_put(test, ti, n);
+	KUNIT_ASSERT_EQ(test, nr, ti->img->cache.nr);
+}
+
+/* Changes the first word of the slice, so that it is @n + 1. */
+static void make_dirty(struct kunit *test, struct test_image *ti, u32 n)
+{
+	struct qcow2_slice *slice;
+
+	slice = qcow2_slice_get(ti->img, QCOW2_SLICE_L2, slice_offset(n));
+	KUNIT_ASSERT_FALSE(test, IS_ERR(slice));
+	slice->data[0] = cpu_to_be64(n + 1);
+	test_mark_dirty(ti, slice);
+	qcow2_slice_put(slice);
+}
+
+static u64 first_word_in_file(struct kunit *test, struct test_image *ti, u32 n)
+{
+	loff_t pos = slice_offset(n);
+	__be64 word = 0;
+
+	KUNIT_EXPECT_EQ(test, sizeof(word), kernel_read(ti->filp, &word,
+							sizeof(word), &pos));
+	return be64_to_cpu(word);
+}
+
+static const struct {
+	const char *name;
+	u64 disk_bytes;
+	u32 least;
+	u32 most;
+	bool fits;
+} caps[] = {
+	/* 4 MiB of the disk for each slice of L2, 16 MiB for one of refcounts. */
+	{ "small disk", SZ_16M, SZ_256K / SZ_4K, SZ_256K / SZ_4K, true },
+	{ "1 GiB", SZ_1G, 256 + 64, 256 + 64 + 8, true },
+	{ "20 GiB", 20ULL * SZ_1G, 20 * 320, 20 * 320 + 64, true },
+	{ "1 TiB", 1024ULL * SZ_1G, SZ_32M / SZ_4K, SZ_32M / SZ_4K, false },
+};
+
+static void default_cap_is_enough_for_the_disk(struct kunit *test)
+{
+	struct test_image *ti = test_image(test, &layout);
+	struct qcow2_image *img = ti->img;
+	u64 bytes = img->geo.virtual_bytes;
+	int i;
+
+	KUNIT_EXPECT_EQ(test, SZ_256K / SZ_4K, img->cache.max);
+	for (i = 0; i < ARRAY_SIZE(caps); i++) {
+		img->geo.virtual_bytes = caps[i].disk_bytes;
+		qcow2_cache_set_max(img, 0);
+		KUNIT_EXPECT_LE_MSG(test, caps[i].least, img->cache.max, "%s",
+				    caps[i].name);
+		KUNIT_EXPECT_GE_MSG(test, caps[i].most, img->cache.max, "%s",
+				    caps[i].name);
+		KUNIT_EXPECT_EQ_MSG(test, caps[i].fits ? img->cache.max :
+				    img->cache.max / 2, img->max_dirty, "%s",
+				    caps[i].name);
+	}
+	img->geo.virtual_bytes = bytes;
+}
+
+static void lower_cap_drops_at_once(struct kunit *test)
+{
+	struct test_image *ti = test_image(test, &layout);
+
+	qcow2_cache_set_max(ti->img, SZ_4M);
+	get_slices(test, ti, 1000);
+	qcow2_cache_set_max(ti->img, SZ_256K);
+	KUNIT_EXPECT_EQ(test, SZ_256K / SZ_4K, ti->img->cache.nr);
+	KUNIT_EXPECT_EQ_MSG(test, 1000, ti->reads, "nothing is read for it");
+	qcow2_cache_set_max(ti->img, SZ_512K);
+	get_and_put(test, ti, 1000);
+	KUNIT_EXPECT_EQ(test, SZ_256K / SZ_4K + 1, ti->img->cache.nr);
+}
+
+static void lower_cap_writes_what_is_dirty(struct kunit *test)
+{
+	struct test_image *ti = test_image(test, &layout);
+	u32 n;
+
+	qcow2_cache_set_max(ti->img, SZ_4M);
+	for (n = 0; n < 200; n++)
+		make_dirty(test, ti, n);
+	KUNIT_ASSERT_EQ(test, 200, ti->img->nr_dirty);
+	qcow2_cache_set_max(ti->img, SZ_256K);
+	KUNIT_EXPECT_EQ(test, SZ_256K / SZ_4K, ti->img->cache.nr);
+	KUNIT_EXPECT_EQ(test, 0, ti->img->nr_dirty);
+	for (n = 0; n < 200; n++)
+		KUNIT_EXPECT_EQ_MSG(test, n + 1,
+				    first_word_in_file(test, ti, n),
+				    "slice %u", n);
+}
+
+/*
+ * The shrinker.
+ */
+
+static unsigned long count_clean(struct test_image *ti)
+{
+	struct shrinker *shrinker = ti->img->cache.shrinker;
+	struct shrink_control sc = { .gfp_mask = GFP_NOIO };
+
+	return shrinker->count_objects(shrinker, &sc);
+}
+
+static unsigned long drop_clean(struct test_image *ti, unsigned long nr)
+{
+	struct shrinker *shrinker = ti->img->cache.shrinker;
+	struct shrink_control sc = {
+		.gfp_mask = GFP_NOIO,
+		.nr_to_scan = nr,
+		.nr_scanned = nr,
+	};
+
+	return shrinker->scan_objects(shrinker, &sc);
+}
+
+static void shrinker_counts_what_is_clean(struct kunit *test)
+{
+	struct test_image *ti = test_image(test, &layout);
+
+	KUNIT_EXPECT_EQ(test, SHRINK_EMPTY, count_clean(ti));
+	make_dirty(test, ti, 0);
+	make_dirty(test, ti, 1);
+	KUNIT_EXPECT_EQ(test, SHRINK_EMPTY, count_clean(ti));
+	get_slices(test, ti, 6);
+	KUNIT_EXPECT_EQ(test, 4, count_clean(ti));
+	KUNIT_EXPECT_EQ(test, 0, qcow2_commit(ti->img));
+	KUNIT_EXPECT_EQ(test, 6, count_clean(ti));
+}
+
+static void shrinker_spares_once_what_was_looked_up(struct kunit *test)
+{
+	struct test_image *ti = test_image(test, &layout);
+
+	get_slices(test, ti, 8);
+	KUNIT_EXPECT_EQ(test, 0, drop_clean(ti, 8));
+	KUNIT_EXPECT_EQ(test, 8, ti->img->cache.nr);
+	KUNIT_EXPECT_TRUE(test, is_cached(ti, 1));	/* looked up */
+	KUNIT_EXPECT_EQ_MSG(test, 2, drop_clean(ti, 3), "0 and 2");
+	KUNIT_EXPECT_EQ(test, 6, ti->img->cache.nr);
+	KUNIT_EXPECT_TRUE(test, is_cached(ti, 1));
+	KUNIT_EXPECT_FALSE(test, is_cached(ti, 0));
+	KUNIT_EXPECT_FALSE(test, is_cached(ti, 2));
+	KUNIT_EXPECT_EQ(test, 6, drop_clean(ti, 100));
+	KUNIT_EXPECT_EQ(test, 0, ti->img->cache.nr);
+	KUNIT_EXPECT_EQ(test, 0, drop_clean(ti, 100));
+}
+
+static void shrinker_leaves_what_is_dirty_or_in_use(struct kunit *test)
+{
+	struct test_image *ti = test_image(test, &layout);
+	struct qcow2_slice *used;
+
+	get_slices(test, ti, 8);
+	make_dirty(test, ti, 3);
+	used = test_slice(test, ti, QCOW2_SLICE_L2, slice_offset(5));
+	KUNIT_EXPECT_EQ(test, 6, drop_clean(ti, 100));
+	KUNIT_EXPECT_EQ(test, 2, ti->img->cache.nr);
+	KUNIT_EXPECT_TRUE(test, is_cached(ti, 3));
+	KUNIT_EXPECT_PTR_EQ(test, used, test_slice(test, ti, QCOW2_SLICE_L2,
+						   slice_offset(5)));
+	KUNIT_EXPECT_EQ(test, 0, qcow2_commit(ti->img));
+	KUNIT_EXPECT_EQ(test, 4, first_word_in_file(test, ti, 3));
+	KUNIT_EXPECT_EQ(test, 1, drop_clean(ti, 100));
+}
+
 /*
  * Forgetting.
  */
@@ -353,6 +548,13 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(dirty_slices_are_not_dropped),
 	KUNIT_CASE(slices_in_use_are_not_dropped),
 	KUNIT_CASE(dropped_slice_is_read_again),
+	KUNIT_CASE(slices_that_were_looked_up_do_not_raise_the_cap),
+	KUNIT_CASE(default_cap_is_enough_for_the_disk),
+	KUNIT_CASE(lower_cap_drops_at_once),
+	KUNIT_CASE(lower_cap_writes_what_is_dirty),
+	KUNIT_CASE(shrinker_counts_what_is_clean),
+	KUNIT_CASE(shrinker_spares_once_what_was_looked_up),
+	KUNIT_CASE(shrinker_leaves_what_is_dirty_or_in_use),
 	KUNIT_CASE(forget_drops_a_cluster_and_no_more),
 	KUNIT_CASE(forget_drops_dirty_slices_unwritten),
 	KUNIT_CASE(forget_leaves_a_slice_to_its_user),

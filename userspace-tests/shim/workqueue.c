@@ -154,6 +154,8 @@ static void *worker_thread(void *arg)
 	struct worker *me = arg;
 	struct workqueue_struct *wq = me->wq;
 
+	me->thread = pthread_self();
+	shim_hb_before(wq);	/* for destroy_workqueue() */
 	enter();
 	list_add_tail(&me->link, &wq->workers);
 	for (;;) {
@@ -176,12 +178,13 @@ static void *worker_thread(void *arg)
 static void start_worker(struct workqueue_struct *wq)
 {
 	struct worker *worker = calloc(1, sizeof(*worker));
+	pthread_t thread;
 
 	if (!worker)
 		shim_die("out of memory");
 	worker->wq = wq;
 	INIT_LIST_HEAD(&worker->after);
-	if (pthread_create(&worker->thread, NULL, worker_thread, worker))
+	if (pthread_create(&thread, NULL, worker_thread, worker))
 		shim_die("no thread for a workqueue");
 }
 
@@ -522,6 +525,7 @@ void destroy_workqueue(struct workqueue_struct *wq)
 		if (nr < wq->nr_workers)
 			cpu_relax();
 	}
+	shim_hb_after(wq);
 	list_for_each_entry_safe(worker, next, &wq->workers, link) {
 		pthread_join(worker->thread, NULL);
 		free(worker);

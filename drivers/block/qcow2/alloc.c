@@ -321,6 +321,9 @@ int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
 	/* The refcounts are wrong; what they say now does no more harm. */
 	if (ret)
 		qcow2_slice_put(run->refblock);
+	else
+		WRITE_ONCE(img->clusters_allocated,
+			   img->clusters_allocated + run->nb_clusters);
 	return ret;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_alloc_clusters);

@@ -18,6 +18,7 @@
 #include <linux/errno.h>
 #include <linux/module.h>
 #include <linux/slab.h>
+#include <linux/sysfs.h>
 
 #include "blk.h"
 #include "image.h"
@@ -289,6 +290,18 @@ static int alloc_gendisk(struct qcow2_disk *disk, int index)
 	return 0;
 }
 
+/* From now on the state says so; writes fail as those to a read-only disk. */
+static void image_failed(void *data)
+{
+	struct qcow2_disk *disk = data;
+	struct kobject *kobj = &disk_to_dev(disk->gendisk)->kobj;
+	char *envp[2] = { "QCOW2_STATE=needs-check" };
+
+	set_disk_ro(disk->gendisk, true);
+	sysfs_notify(kobj, QCOW2_SYSFS_GROUP, "state");
+	kobject_uevent_env(kobj, KOBJ_CHANGE, envp);
+}
+
 /**
  * qcow2_disk_add() - bring up the block device of an image
  * @img: the image, which must outlive the disk
@@ -314,9 +327,10 @@ struct qcow2_disk *qcow2_disk_add(struct qcow2_image *img, int index,
 	ret = alloc_gendisk(disk, index);
 	if (ret)
 		goto err_tags;
-	ret = add_disk(disk->gendisk);
+	ret = device_add_disk(NULL, disk->gendisk, qcow2_disk_groups);
 	if (ret)
 		goto err_gendisk;
+	qcow2_image_watch(img, image_failed, disk);
 	return disk;
 
 err_gendisk:
@@ -339,6 +353,7 @@ err:
  */
 void qcow2_disk_del(struct qcow2_disk *disk)
 {
+	qcow2_image_watch(disk->img, NULL, NULL);
 	del_gendisk(disk->gendisk);
 	put_disk(disk->gendisk);
 	blk_mq_free_tag_set(&disk->tags);

@@ -29,6 +29,11 @@ struct qcow2_disk {
 	bool closing;
 };
 
+/* Of the attributes, below the disk's directory. */
+#define QCOW2_SYSFS_GROUP	"qcow2"
+
+extern const struct attribute_group *qcow2_disk_groups[];
+
 struct qcow2_disk *qcow2_disk_add(struct qcow2_image *img, int index,
 				  struct qcow2_reason *why);
 int qcow2_disk_begin_close(struct qcow2_disk *disk, unsigned int *openers);

@@ -26,8 +26,10 @@
 #include <linux/err.h>
 #include <linux/errno.h>
 #include <linux/gfp.h>
+#include <linux/minmax.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/shrinker.h>
 #include <linux/slab.h>
 
 #include "image.h"
@@ -35,10 +37,15 @@
 /* Enough for some writers to make progress when there is no memory. */
 #define SLICE_POOL_MIN	32
 
-/* Slices that one insertion looks at to drop one. */
-#define SHRINK_SCAN	16
+/*
+ * Slices that one insertion looks at to drop one; of the first it spares those
+ * that were looked up, but the cap comes before that.
+ */
+#define SHRINK_SPARE	16
+#define SHRINK_SCAN	128
 
-static mempool_t *slice_pool;
+/* Slices that go at once when there is no memory for another one. */
+#define EVICT_SLICES	16
 
 /*
  * Allocation.
@@ -65,30 +72,11 @@ static void slice_pool_free(void *element, void *unused)
 	kfree(slice);
 }
 
-/**
- * qcow2_cache_init_pool() - at load: reserve memory for slices
- *
- * Return: 0 or -ENOMEM.
- */
-int __init qcow2_cache_init_pool(void)
-{
-	slice_pool = mempool_create(SLICE_POOL_MIN, slice_pool_alloc,
-				    slice_pool_free, NULL);
-	return slice_pool ? 0 : -ENOMEM;
-}
-
-/**
- * qcow2_cache_exit_pool() - at unload: give that memory back
- */
-void qcow2_cache_exit_pool(void)
-{
-	rcu_barrier();	/* for slice_free_rcu() */
-	mempool_destroy(slice_pool);
-}
-
 static void slice_free_rcu(struct rcu_head *rcu)
 {
-	mempool_free(container_of(rcu, struct qcow2_slice, rcu), slice_pool);
+	struct qcow2_slice *slice = container_of(rcu, struct qcow2_slice, rcu);
+
+	mempool_free(slice, slice->cache->pool);
 }
 
 /**
@@ -115,6 +103,15 @@ static unsigned long slice_key(u64 offset)
 	return offset >> QCOW2_MIN_CLUSTER_BITS;
 }
 
+/* Takes a slice out of the cache, whose reference is the caller's now. */
+static void take_out(struct qcow2_cache *cache, struct qcow2_slice *slice)
+{
+	lockdep_assert_held(&cache->lock);
+	xa_erase(&cache->slices, slice_key(slice->offset));
+	list_del_init(&slice->lru);
+	WRITE_ONCE(cache->nr, cache->nr - 1);
+}
+
 /*
  * Takes a slice out of the cache if nobody else holds it.  A lookup that finds
  * it in the xarray before the erasure sees a reference count of 0 and retries.
@@ -124,25 +121,30 @@ static bool drop_if_unused(struct qcow2_cache *cache, struct qcow2_slice *slice)
 	lockdep_assert_held(&cache->lock);
 	if (!refcount_dec_if_one(&slice->refs))
 		return false;
-	xa_erase(&cache->slices, slice_key(slice->offset));
-	list_del_init(&slice->lru);
-	cache->nr--;
+	take_out(cache, slice);
 	call_rcu(&slice->rcu, slice_free_rcu);
 	return true;
 }
 
-static void shrink(struct qcow2_cache *cache)
+/*
+ * Turns the clock by @scan slices or until @keep are left, and says how many
+ * were dropped.  Of the first @spare those stay that were looked up.
+ */
+static unsigned int shrink(struct qcow2_cache *cache, unsigned int keep,
+			   unsigned long spare, unsigned long scan)
 {
+	unsigned int before = cache->nr;
 	struct qcow2_slice *slice;
-	int scan;
+	unsigned long i;
 
 	lockdep_assert_held(&cache->lock);
-	for (scan = 0; scan < SHRINK_SCAN && cache->nr > cache->max; scan++) {
+	for (i = 0; i < scan && cache->nr > keep; i++) {
 		slice = list_first_entry(&cache->lru, struct qcow2_slice, lru);
-		if (test_and_clear_bit(QCOW2_SLICE_USED, &slice->flags) ||
-		    !drop_if_unused(cache, slice))
+		if ((test_and_clear_bit(QCOW2_SLICE_USED, &slice->flags) &&
+		     i < spare) || !drop_if_unused(cache, slice))
 			list_move_tail(&slice->lru, &cache->lru);
 	}
+	return before - cache->nr;
 }
 
 /* Drops some slices that nobody uses; false if there were none. */
@@ -155,7 +157,7 @@ static bool evict(struct qcow2_cache *cache)
 	before = cache->nr;
 	list_for_each_entry_safe(slice, next, &cache->lru, lru)
 		if (drop_if_unused(cache, slice) &&
-		    before - cache->nr == SHRINK_SCAN)
+		    before - cache->nr == EVICT_SLICES)
 			break;
 	before -= cache->nr;
 	spin_unlock(&cache->lock);
@@ -166,8 +168,9 @@ static void lru_insert(struct qcow2_cache *cache, struct qcow2_slice *slice)
 {
 	spin_lock(&cache->lock);
 	list_add_tail(&slice->lru, &cache->lru);
-	cache->nr++;
-	shrink(cache);
+	WRITE_ONCE(cache->nr, cache->nr + 1);
+	WRITE_ONCE(cache->loads, cache->loads + 1);
+	shrink(cache, cache->max, SHRINK_SPARE, SHRINK_SCAN);
 	spin_unlock(&cache->lock);
 }
 
@@ -184,7 +187,7 @@ static struct qcow2_slice *get_memory(struct qcow2_image *img)
 		slice = slice_pool_alloc(GFP_NOIO | __GFP_NORETRY |
 					 __GFP_NOWARN, NULL);
 		if (!slice)
-			slice = mempool_alloc(slice_pool,
+			slice = mempool_alloc(img->cache.pool,
 					      GFP_NOWAIT | __GFP_NOWARN);
 		if (slice)
 			return slice;
@@ -201,6 +204,7 @@ static struct qcow2_slice *slice_alloc(struct qcow2_image *img,
 	struct qcow2_slice *slice = get_memory(img);
 
 	refcount_set(&slice->refs, 2);	/* the cache's and the caller's */
+	slice->cache = &img->cache;
 	slice->flags = 0;
 	slice->kind = kind;
 	slice->offset = offset;
@@ -408,9 +412,7 @@ void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes)
 		undirty(img, slice);
 		spin_lock(&cache->lock);
 		if (!list_empty(&slice->lru)) {
-			xa_erase(&cache->slices, slice_key(offset));
-			list_del_init(&slice->lru);
-			cache->nr--;
+			take_out(cache, slice);
 			qcow2_slice_put(slice);	/* the cache's */
 		}
 		spin_unlock(&cache->lock);
@@ -420,34 +422,162 @@ void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes)
 EXPORT_SYMBOL_IF_KUNIT(qcow2_cache_forget);
 
 /*
+ * Giving memory back when the system asks for it.  That may be on behalf of an
+ * allocation under any of our locks but cache.lock, under which there is none.
+ */
+
+static unsigned long count_clean(struct shrinker *shrinker,
+				 struct shrink_control *sc)
+{
+	struct qcow2_image *img = shrinker->private_data;
+	unsigned long nr = READ_ONCE(img->cache.nr);
+	unsigned long dirty = READ_ONCE(img->nr_dirty);
+
+	return nr > dirty ? nr - dirty : SHRINK_EMPTY;
+}
+
+static unsigned long drop_clean(struct shrinker *shrinker,
+				struct shrink_control *sc)
+{
+	struct qcow2_image *img = shrinker->private_data;
+	struct qcow2_cache *cache = &img->cache;
+	unsigned long dropped;
+
+	spin_lock(&cache->lock);
+	dropped = shrink(cache, 0, sc->nr_to_scan, sc->nr_to_scan);
+	spin_unlock(&cache->lock);
+	return dropped;
+}
+
+static int add_shrinker(struct qcow2_image *img)
+{
+	struct shrinker *shrinker = shrinker_alloc(0, "qcow2-%s", img->name);
+
+	if (!shrinker)
+		return -ENOMEM;
+	shrinker->count_objects = count_clean;
+	shrinker->scan_objects = drop_clean;
+	shrinker->private_data = img;
+	shrinker_register(shrinker);
+	img->cache.shrinker = shrinker;
+	return 0;
+}
+
+/*
+ * The cap.
+ */
+
+/* Slices of all L2 tables and refcount blocks of a disk that is full of data. */
+static u64 slices_of_disk(const struct qcow2_geometry *geo)
+{
+	u64 clusters = qcow2_clusters_of(geo, geo->virtual_bytes);
+	u64 tables = (clusters >> geo->l2_bits) +
+		     (clusters >> geo->refblock_bits) + geo->l1_entries;
+
+	return (clusters >> geo->l2_slice_bits) + 1 +
+	       ((clusters + tables) >> geo->refslice_bits) + 1;
+}
+
+static u64 default_bytes(const struct qcow2_geometry *geo)
+{
+	u64 most = QCOW2_CACHE_DEFAULT_BYTES / PAGE_SIZE;
+
+	return max_t(u64, min(slices_of_disk(geo), most) * PAGE_SIZE,
+		     QCOW2_CACHE_MIN_BYTES);
+}
+
+/*
+ * Where not all tables fit, half of the cache stays clean, so that there is
+ * something to drop without a commit.
+ */
+static void set_max(struct qcow2_image *img, unsigned int max)
+{
+	bool fits = slices_of_disk(&img->geo) <= max;
+
+	spin_lock(&img->cache.lock);
+	WRITE_ONCE(img->cache.max, max);
+	spin_unlock(&img->cache.lock);
+	WRITE_ONCE(img->max_dirty, fits ? max : max / 2);
+}
+
+/* Drops what nobody uses, in pieces, down to the cap; false if some is left. */
+static bool trim(struct qcow2_cache *cache)
+{
+	unsigned int left = READ_ONCE(cache->nr);
+	bool over = true;
+
+	for (;;) {
+		spin_lock(&cache->lock);
+		shrink(cache, cache->max, 0, SHRINK_SCAN);
+		over = cache->nr > cache->max;
+		spin_unlock(&cache->lock);
+		if (!over || left <= SHRINK_SCAN)
+			return !over;
+		left -= SHRINK_SCAN;
+		cond_resched();
+	}
+}
+
+/**
+ * qcow2_cache_set_max() - change the cap of an image's cache
+ * @img: the image
+ * @bytes: the cap, 0 for the default, which is enough for the whole disk, at
+ *	most %QCOW2_CACHE_DEFAULT_BYTES
+ *
+ * What is more is dropped at once; only slices in use stay until later.
+ *
+ * Context: sleeps, may do I/O.
+ */
+void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes)
+{
+	set_max(img, (bytes ?: default_bytes(&img->geo)) / PAGE_SIZE);
+	if (trim(&img->cache))
+		return;
+	/* An error of it is for those to see who wrote. */
+	qcow2_commit_all(img);
+	trim(&img->cache);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_cache_set_max);
+
+/*
  * The cache of an image.
  */
 
 /**
  * qcow2_cache_init() - make an empty cache
- * @cache: the cache
- * @bytes: its cap, 0 for the default
+ * @img: the image, whose header was decoded
+ * @bytes: its cap, as for qcow2_cache_set_max()
+ *
+ * Return: 0 or -ENOMEM; qcow2_cache_destroy() is due in both cases.
  */
-void qcow2_cache_init(struct qcow2_cache *cache, u64 bytes)
+int qcow2_cache_init(struct qcow2_image *img, u64 bytes)
 {
+	struct qcow2_cache *cache = &img->cache;
+
 	xa_init(&cache->slices);
 	spin_lock_init(&cache->lock);
 	INIT_LIST_HEAD(&cache->lru);
-	cache->nr = 0;
-	cache->max = (bytes ?: QCOW2_CACHE_MAX_BYTES) / PAGE_SIZE;
+	set_max(img, (bytes ?: default_bytes(&img->geo)) / PAGE_SIZE);
+	cache->pool = mempool_create(SLICE_POOL_MIN, slice_pool_alloc,
+				     slice_pool_free, NULL);
+	return cache->pool ? add_shrinker(img) : -ENOMEM;
 }
 
 /**
  * qcow2_cache_destroy() - drop all slices
- * @cache: the cache; nobody uses it any more
+ * @img: the image; nobody uses its cache any more
  */
-void qcow2_cache_destroy(struct qcow2_cache *cache)
+void qcow2_cache_destroy(struct qcow2_image *img)
 {
+	struct qcow2_cache *cache = &img->cache;
 	struct qcow2_slice *slice, *next;
 
+	shrinker_free(cache->shrinker);
 	list_for_each_entry_safe(slice, next, &cache->lru, lru) {
 		list_del_init(&slice->lru);
 		qcow2_slice_put(slice);
 	}
 	xa_destroy(&cache->slices);
+	rcu_barrier();	/* for slice_free_rcu() */
+	mempool_destroy(cache->pool);
 }

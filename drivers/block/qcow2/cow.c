@@ -30,7 +30,7 @@
 
 #define BOUNCE_PAGES	16
 #define BOUNCE_BYTES	(BOUNCE_PAGES * PAGE_SIZE)
-#define BOUNCE_POOL_MIN	4
+#define BOUNCE_POOL_MIN	2
 
 /* Written data in more pieces than this is a transfer of its own. */
 #define DATA_BVECS	94
@@ -50,8 +50,6 @@ struct bounce {
 	struct page *pages[BOUNCE_PAGES];
 	struct bio_vec bv[MERGED_BVECS];
 };
-
-static mempool_t *bounce_pool;
 
 static void bounce_free(void *element, void *unused)
 {
@@ -82,23 +80,25 @@ static void *bounce_alloc(gfp_t gfp, void *unused)
 }
 
 /**
- * qcow2_cow_init_pool() - at load: reserve memory for COW
+ * qcow2_cow_init() - reserve memory for an image's COW
+ * @img: the image
  *
- * Return: 0 or -ENOMEM.
+ * Return: 0 or -ENOMEM; qcow2_cow_exit() is due in both cases.
  */
-int __init qcow2_cow_init_pool(void)
+int qcow2_cow_init(struct qcow2_image *img)
 {
-	bounce_pool = mempool_create(BOUNCE_POOL_MIN, bounce_alloc,
-				     bounce_free, NULL);
-	return bounce_pool ? 0 : -ENOMEM;
+	img->bounce_pool = mempool_create(BOUNCE_POOL_MIN, bounce_alloc,
+					  bounce_free, NULL);
+	return img->bounce_pool ? 0 : -ENOMEM;
 }
 
 /**
- * qcow2_cow_exit_pool() - at unload: give that memory back
+ * qcow2_cow_exit() - give that memory back
+ * @img: the image; no operation runs
  */
-void qcow2_cow_exit_pool(void)
+void qcow2_cow_exit(struct qcow2_image *img)
 {
-	mempool_destroy(bounce_pool);
+	mempool_destroy(img->bounce_pool);
 }
 
 /*
@@ -148,7 +148,7 @@ static void bounce_zero(struct bounce *bounce, size_t pos, size_t bytes)
 
 static int copy_bytes(struct qcow2_image *img, u64 from, u64 to, u64 bytes)
 {
-	struct bounce *bounce = mempool_alloc(bounce_pool, GFP_NOIO);
+	struct bounce *bounce = mempool_alloc(img->bounce_pool, GFP_NOIO);
 	int ret = 0;
 
 	while (bytes && !ret) {
@@ -160,7 +160,7 @@ static int copy_bytes(struct qcow2_image *img, u64 from, u64 to, u64 bytes)
 		to += n;
 		bytes -= n;
 	}
-	mempool_free(bounce, bounce_pool);
+	mempool_free(bounce, img->bounce_pool);
 	return ret;
 }
 
@@ -346,12 +346,12 @@ static int merge_cow(struct qcow2_image *img, const struct qcow2_l2_meta *meta,
 	struct merged m = {
 		.img = img,
 		.meta = meta,
-		.bounce = mempool_alloc(bounce_pool, GFP_NOIO),
+		.bounce = mempool_alloc(img->bounce_pool, GFP_NOIO),
 	};
 	int ret = fill_regions(&m);
 
 	ret = ret ?: write_merged(&m, host_offset, data);
-	mempool_free(m.bounce, bounce_pool);
+	mempool_free(m.bounce, img->bounce_pool);
 	return ret;
 }
 

@@ -34,9 +34,6 @@
 /* Highest number of a device: its name must fit, and so must its minors. */
 #define MAX_INDEX	((1 << 20) - 1)
 
-/* Tables of the largest image that there can be in practice. */
-#define MAX_CACHE_BYTES	((u64)SZ_1G << 6)
-
 #define KNOWN_FLAGS	(QCOW2_ATTACH_READ_ONLY | QCOW2_ATTACH_DIRECT_IO | \
 			 QCOW2_ATTACH_NO_PASS_DISCARD | \
 			 QCOW2_ATTACH_DISCARD_NO_UNREF)
@@ -214,11 +211,12 @@ static int check_attach(const struct qcow2_ctl_attach *arg,
 		return qcow2_refuse(why, -EINVAL,
 				    "a reserved member is not zero");
 	if (arg->cache_size &&
-	    (arg->cache_size < QCOW2_CACHE_MIN_BYTES || arg->cache_size > MAX_CACHE_BYTES))
+	    (arg->cache_size < QCOW2_CACHE_MIN_BYTES ||
+	     arg->cache_size > QCOW2_CACHE_MAX_BYTES))
 		return qcow2_refuse(why, -EINVAL,
 				    "cache size is %llu bytes, wanted %u to %llu",
 				    arg->cache_size, QCOW2_CACHE_MIN_BYTES,
-				    MAX_CACHE_BYTES);
+				    QCOW2_CACHE_MAX_BYTES);
 	if (arg->index < -1 || arg->index > MAX_INDEX)
 		return qcow2_refuse(why, -EINVAL,
 				    "device number is %d, wanted -1 to %d",
@@ -299,16 +297,24 @@ static int begin_detach(int index, struct qcow2_device **found,
 	return ret;
 }
 
-/* With the device still there: what does not fit into the file would be lost. */
+/*
+ * With the device still there: what does not fit into the file, or could not be
+ * written for want of memory, would be lost.
+ */
 static int commit_first(struct qcow2_device *dev, struct qcow2_reason *why)
 {
-	if (qcow2_commit_all(dev->img) != -ENOSPC)
+	int ret = qcow2_commit_all(dev->img);
+
+	if (ret != -ENOSPC && ret != -ENOMEM)
 		return 0;
 	mutex_lock(&devices_lock);
 	qcow2_disk_cancel_close(dev->disk);
 	dev->state = DEVICE_LIVE;
 	mutex_unlock(&devices_lock);
-	return qcow2_refuse(why, -ENOSPC,
+	if (ret == -ENOMEM)
+		return qcow2_refuse(why, ret,
+				    "out of memory, the last changes could not be written; try again");
+	return qcow2_refuse(why, ret,
 			    "no space left for the last changes in the image's file system; free some and try again");
 }
 

@@ -11,6 +11,7 @@
 #include <linux/mm.h>
 #include <linux/printk.h>
 #include <linux/ratelimit.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/stdarg.h>
 #include <linux/string.h>
@@ -59,6 +60,7 @@ int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...)
 
 	if (test_and_set_bit(QCOW2_IMAGE_NEEDS_CHECK, &img->flags))
 		return error;
+	queue_work(img->wq, &img->watch_work);
 	/* Version 2 has no bit for it. */
 	if (error == -EUCLEAN && img->geo.version > 2 &&
 	    !qcow2_image_read_only(img))
@@ -71,6 +73,42 @@ int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...)
 	return error;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_image_fail);
+
+static void call_watch(struct work_struct *work)
+{
+	struct qcow2_image *img = container_of(work, struct qcow2_image,
+					       watch_work);
+	unsigned int noio = memalloc_noio_save();
+
+	mutex_lock(&img->watch_lock);
+	if (img->watch)
+		img->watch(img->watch_data);
+	img->watch = NULL;
+	mutex_unlock(&img->watch_lock);
+	memalloc_noio_restore(noio);
+}
+
+/**
+ * qcow2_image_watch() - have something called when the image fails
+ * @img: the image
+ * @watch: called once, in a context that may sleep; soon if the image has
+ *	failed already.  NULL: nothing will be called, or runs, any more.
+ * @data: for @watch
+ *
+ * Context: sleeps until a call that runs is done.
+ */
+void qcow2_image_watch(struct qcow2_image *img, void (*watch)(void *data),
+		       void *data)
+{
+	mutex_lock(&img->watch_lock);
+	img->watch = watch;
+	img->watch_data = data;
+	mutex_unlock(&img->watch_lock);
+	/* Of one that failed before the call has come already, or is to come. */
+	if (watch && qcow2_image_needs_check(img))
+		queue_work(img->wq, &img->watch_work);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_image_watch);
 
 /**
  * qcow2_refuse_compressed() - an operation met a compressed cluster
@@ -430,9 +468,14 @@ static int init_engine(struct qcow2_image *img,
 		       const struct qcow2_options *options,
 		       struct qcow2_reason *why)
 {
-	qcow2_cache_init(&img->cache, options->cache_bytes);
-	img->max_dirty = img->cache.max / 2;
-	if (qcow2_commit_init(img))
+	/* All of them, for free_engine() undoes them all. */
+	bool failed = qcow2_cache_init(img, options->cache_bytes);
+
+	failed |= qcow2_commit_init(img);
+	failed |= qcow2_io_init(img);
+	failed |= qcow2_write_init(img);
+	failed |= qcow2_cow_init(img);
+	if (failed)
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
 	return 0;
 }
@@ -440,7 +483,10 @@ static int init_engine(struct qcow2_image *img,
 static void free_engine(struct qcow2_image *img)
 {
 	qcow2_commit_destroy(img);
-	qcow2_cache_destroy(&img->cache);
+	qcow2_cow_exit(img);
+	qcow2_write_exit(img);
+	qcow2_io_exit(img);
+	qcow2_cache_destroy(img);
 	qcow2_offsets_free(&img->l2_tables);
 	qcow2_offsets_free(&img->refblocks);
 	qcow2_snapshots_free(&img->snapshots);
@@ -503,6 +549,8 @@ static struct qcow2_image *alloc_image(const char *name,
 	xa_init(&img->freed);
 	INIT_LIST_HEAD(&img->in_flight);
 	INIT_WORK(&img->corrupt_work, mark_corrupt);
+	mutex_init(&img->watch_lock);
+	INIT_WORK(&img->watch_work, call_watch);
 	img->wq = alloc_workqueue("qcow2-%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0,
 				  name);
 	if (!img->wq)
@@ -527,6 +575,7 @@ static void free_image(struct qcow2_image *img)
 	destroy_workqueue(img->file_wq);
 	mutex_destroy(&img->meta_lock);
 	mutex_destroy(&img->grow_lock);
+	mutex_destroy(&img->watch_lock);
 	xa_destroy(&img->freed);
 	kfree(img);
 }

@@ -26,10 +26,13 @@
 #include "format.h"
 
 /* A metadata cache of this size serves most disks whole (DESIGN §6). */
-#define QCOW2_CACHE_MAX_BYTES	SZ_32M
+#define QCOW2_CACHE_DEFAULT_BYTES	SZ_32M
 
 /* With less some writers at once could not have their slices together. */
 #define QCOW2_CACHE_MIN_BYTES	SZ_256K
+
+/* Tables of the largest image that there can be in practice. */
+#define QCOW2_CACHE_MAX_BYTES	((u64)SZ_1G << 6)
 
 /* With more freed clusters than this on record, a writer commits first. */
 #define QCOW2_MAX_UNLINKED	SZ_64K
@@ -165,6 +168,7 @@ enum qcow2_slice_flags {
 /**
  * struct qcow2_slice - a cached piece of a metadata table
  * @rcu: readers without a reference are done when this has passed
+ * @cache: from whose pool it is, never changes
  * @refs: the cache's own, each user's, the dirty list's, the commit's
  * @flags: enum qcow2_slice_flags
  * @kind: never changes
@@ -180,6 +184,7 @@ enum qcow2_slice_flags {
  */
 struct qcow2_slice {
 	struct rcu_head rcu;
+	struct qcow2_cache *cache;
 	refcount_t refs;
 	unsigned long flags;
 	enum qcow2_slice_kind kind;
@@ -195,10 +200,14 @@ struct qcow2_slice {
 /**
  * struct qcow2_cache - slices by host offset
  * @slices: by offset >> %QCOW2_MIN_CLUSTER_BITS
- * @lock: protects @lru and @nr; innermost, nothing is taken inside
+ * @lock: protects @lru, @nr, @max and @loads; innermost, nothing is taken or
+ *	allocated inside
  * @lru: least recently inserted or used first
- * @nr: slices in @lru
- * @max: more than this and clean ones are dropped
+ * @nr: slices in @lru; READ_ONCE
+ * @max: more than this and clean ones are dropped; READ_ONCE
+ * @loads: slices that were ever read from the file; READ_ONCE
+ * @pool: memory for slices when the system has none
+ * @shrinker: by which the system asks for memory back
  */
 struct qcow2_cache {
 	struct xarray slices;
@@ -206,6 +215,9 @@ struct qcow2_cache {
 	struct list_head lru;
 	unsigned int nr;
 	unsigned int max;
+	u64 loads;
+	mempool_t *pool;
+	struct shrinker *shrinker;
 };
 
 /* ---- overlap.c: where metadata lies ---- */
@@ -281,10 +293,9 @@ bool qcow2_is_inactive_l1(const struct qcow2_snapshots *snapshots, u64 start,
 
 /* ---- cache.c again ---- */
 
-int __init qcow2_cache_init_pool(void);
-void qcow2_cache_exit_pool(void);
-void qcow2_cache_init(struct qcow2_cache *cache, u64 bytes);
-void qcow2_cache_destroy(struct qcow2_cache *cache);
+int qcow2_cache_init(struct qcow2_image *img, u64 bytes);
+void qcow2_cache_destroy(struct qcow2_image *img);
+void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes);
 struct qcow2_slice *qcow2_slice_find(struct qcow2_image *img,
 				     enum qcow2_slice_kind kind, u64 offset);
 struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
@@ -355,6 +366,9 @@ struct qcow2_drop {
  * @wq: everything that may sleep runs here
  * @file_wq: the rest of short transfers, for which what runs on @wq waits
  * @cache: L2 and refcount block slices
+ * @part_pool: struct qcow2_part
+ * @meta_pool: struct qcow2_l2_meta
+ * @bounce_pool: buffers of COW
  * @l1: active L1 table, CPU byte order; READ_ONCE, changed under meta_lock
  * @reftable: refcount table, CPU byte order, under meta_lock
  * @reftable_entries: length of @reftable, under meta_lock
@@ -367,11 +381,13 @@ struct qcow2_drop {
  *	below @free_hint may be free; changed under meta_lock
  * @fresh_from: behind the last cluster that the file ever had, as far as it is
  *	known; under meta_lock
+ * @clusters_allocated: how many, ever; READ_ONCE, changed under meta_lock
+ * @clusters_freed: likewise
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
  * @dirty_l2: dirty slices of L2 tables, under meta_lock
  * @dirty_refblocks: dirty slices of refcount blocks, under meta_lock
  * @nr_dirty: length of both lists; READ_ONCE, changed under meta_lock
- * @max_dirty: with more than this a writer commits before it goes on
+ * @max_dirty: with more than this a writer commits before it goes on; READ_ONCE
  * @meta_lock: see below
  * @grow_lock: see below
  * @commit_lock: see below
@@ -383,6 +399,10 @@ struct qcow2_drop {
  * @refblock_copies: likewise
  * @commit_work: commits by the clock
  * @corrupt_work: sets the corrupt bit in the header
+ * @watch_lock: protects @watch, held while it is called; outside of all others
+ * @watch: called once when the image has failed, or NULL
+ * @watch_data: for @watch
+ * @watch_work: calls @watch
  * @unlinked: drops, see struct qcow2_drop; under meta_lock
  * @nr_unlinked: clusters in @unlinked; READ_ONCE, changed under meta_lock
  * @durable: drops; under meta_lock
@@ -417,6 +437,11 @@ struct qcow2_image {
 	struct workqueue_struct *file_wq;
 	struct qcow2_cache cache;
 
+	/* Of its own: its file may lie on another image, which needs its own. */
+	mempool_t *part_pool;
+	mempool_t *meta_pool;
+	mempool_t *bounce_pool;
+
 	u64 *l1;
 	u64 *reftable;
 	u32 reftable_entries;
@@ -424,6 +449,8 @@ struct qcow2_image {
 	struct qcow2_offsets refblocks;
 	struct qcow2_snapshots snapshots;
 	u64 free_hint;
+	u64 clusters_allocated;
+	u64 clusters_freed;
 	struct xarray freed;
 	u64 fresh_from;
 	struct list_head in_flight;
@@ -443,6 +470,10 @@ struct qcow2_image {
 	struct list_head refblock_copies;
 	struct delayed_work commit_work;
 	struct work_struct corrupt_work;
+	struct mutex watch_lock;
+	void (*watch)(void *data);
+	void *watch_data;
+	struct work_struct watch_work;
 
 	struct list_head unlinked;
 	unsigned int nr_unlinked;
@@ -490,6 +521,8 @@ int qcow2_image_close(struct qcow2_image *img);
 int qcow2_image_prepare_write(struct qcow2_image *img);
 int qcow2_mark_dirty(struct qcow2_image *img);
 int qcow2_mark_clean(struct qcow2_image *img);
+void qcow2_image_watch(struct qcow2_image *img, void (*watch)(void *data),
+		       void *data);
 __printf(3, 4)
 int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...);
 int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
@@ -567,8 +600,8 @@ struct qcow2_io {
 
 void qcow2_io_submit(struct qcow2_io *io);
 
-int __init qcow2_io_init_pool(void);
-void qcow2_io_exit_pool(void);
+int qcow2_io_init(struct qcow2_image *img);
+void qcow2_io_exit(struct qcow2_image *img);
 struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io);
 void qcow2_part_submit(struct qcow2_part *part, u64 host_offset, size_t bytes);
 void qcow2_io_get(struct qcow2_io *io);
@@ -716,15 +749,17 @@ struct qcow2_l2_meta {
 	struct qcow2_slice *refblock;
 };
 
-int __init qcow2_write_init_pool(void);
-void qcow2_write_exit_pool(void);
+int __init qcow2_write_init_cache(void);
+void qcow2_write_exit_cache(void);
+int qcow2_write_init(struct qcow2_image *img);
+void qcow2_write_exit(struct qcow2_image *img);
 void qcow2_write(struct qcow2_io *io);
 void qcow2_land_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta,
 		     struct list_head *waiters);
 void qcow2_requeue_waiters(struct list_head *waiters);
 
-int __init qcow2_cow_init_pool(void);
-void qcow2_cow_exit_pool(void);
+int qcow2_cow_init(struct qcow2_image *img);
+void qcow2_cow_exit(struct qcow2_image *img);
 int qcow2_write_with_cow(struct qcow2_image *img,
 			 const struct qcow2_l2_meta *meta, u64 host_offset,
 			 const struct iov_iter *data);

@@ -24,26 +24,26 @@
 
 #define PART_POOL_MIN	64
 
-static mempool_t *part_pool;
-
 /**
- * qcow2_io_init_pool() - at load: reserve memory for parts
+ * qcow2_io_init() - reserve memory for an image's parts
+ * @img: the image
  *
- * Return: 0 or -ENOMEM.
+ * Return: 0 or -ENOMEM; qcow2_io_exit() is due in both cases.
  */
-int __init qcow2_io_init_pool(void)
+int qcow2_io_init(struct qcow2_image *img)
 {
-	part_pool = mempool_create_kmalloc_pool(PART_POOL_MIN,
-						sizeof(struct qcow2_part));
-	return part_pool ? 0 : -ENOMEM;
+	img->part_pool = mempool_create_kmalloc_pool(PART_POOL_MIN,
+						     sizeof(struct qcow2_part));
+	return img->part_pool ? 0 : -ENOMEM;
 }
 
 /**
- * qcow2_io_exit_pool() - at unload: give that memory back
+ * qcow2_io_exit() - give that memory back
+ * @img: the image; no operation runs
  */
-void qcow2_io_exit_pool(void)
+void qcow2_io_exit(struct qcow2_image *img)
 {
-	mempool_destroy(part_pool);
+	mempool_destroy(img->part_pool);
 }
 
 /**
@@ -106,7 +106,7 @@ struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io)
 	struct qcow2_part *part = &io->part;
 
 	if (io->part_taken)
-		part = mempool_alloc(part_pool, GFP_NOIO);
+		part = mempool_alloc(io->img->part_pool, GFP_NOIO);
 	io->part_taken = true;
 	part->io = io;
 	return part;
@@ -120,7 +120,7 @@ static void part_done(struct qcow2_fio *fio)
 	qcow2_io_set_error(io, fio->error);
 	qcow2_epoch_exit(part->epoch);
 	if (part != &io->part)
-		mempool_free(part, part_pool);
+		mempool_free(part, io->img->part_pool);
 	qcow2_io_put(io);
 }
 

@@ -20,10 +20,7 @@ struct stage {
 };
 
 static const struct stage stages[] __initconst = {
-	{ qcow2_cache_init_pool, qcow2_cache_exit_pool },
-	{ qcow2_io_init_pool, qcow2_io_exit_pool },
-	{ qcow2_write_init_pool, qcow2_write_exit_pool },
-	{ qcow2_cow_init_pool, qcow2_cow_exit_pool },
+	{ qcow2_write_init_cache, qcow2_write_exit_cache },
 	{ qcow2_discard_init, NULL },
 	{ qcow2_ctl_init, qcow2_ctl_exit },
 };
@@ -48,10 +45,7 @@ static int __init qcow2_init(void)
 static void __exit qcow2_exit(void)
 {
 	qcow2_ctl_exit();
-	qcow2_cow_exit_pool();
-	qcow2_write_exit_pool();
-	qcow2_io_exit_pool();
-	qcow2_cache_exit_pool();
+	qcow2_write_exit_cache();
 }
 
 module_init(qcow2_init);

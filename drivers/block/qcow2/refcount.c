@@ -228,6 +228,7 @@ int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 		qcow2_cache_forget(img, cluster << geo->cluster_bits,
 				   geo->cluster_bytes);
 		qcow2_cluster_freed(img, cluster);
+		WRITE_ONCE(img->clusters_freed, img->clusters_freed + 1);
 	}
 	return 0;
 }

@@ -46,39 +46,52 @@
 #define META_POOL_MIN	64
 
 static struct kmem_cache *meta_cache;
-static mempool_t *meta_pool;
 
 /**
- * qcow2_write_init_pool() - at load: reserve memory for metas
+ * qcow2_write_init_cache() - at load: prepare to allocate metas
  *
  * Return: 0 or -ENOMEM.
  */
-int __init qcow2_write_init_pool(void)
+int __init qcow2_write_init_cache(void)
 {
 	meta_cache = KMEM_CACHE(qcow2_l2_meta, 0);
-	if (!meta_cache)
-		return -ENOMEM;
-	meta_pool = mempool_create_slab_pool(META_POOL_MIN, meta_cache);
-	if (meta_pool)
-		return 0;
-	kmem_cache_destroy(meta_cache);
-	return -ENOMEM;
+	return meta_cache ? 0 : -ENOMEM;
 }
 
 /**
- * qcow2_write_exit_pool() - at unload: give that memory back
+ * qcow2_write_exit_cache() - at unload: undo that
  */
-void qcow2_write_exit_pool(void)
+void qcow2_write_exit_cache(void)
 {
-	mempool_destroy(meta_pool);
 	kmem_cache_destroy(meta_cache);
 }
 
-static void free_meta(struct qcow2_l2_meta *meta)
+/**
+ * qcow2_write_init() - reserve memory for an image's metas
+ * @img: the image
+ *
+ * Return: 0 or -ENOMEM; qcow2_write_exit() is due in both cases.
+ */
+int qcow2_write_init(struct qcow2_image *img)
+{
+	img->meta_pool = mempool_create_slab_pool(META_POOL_MIN, meta_cache);
+	return img->meta_pool ? 0 : -ENOMEM;
+}
+
+/**
+ * qcow2_write_exit() - give that memory back
+ * @img: the image; no operation runs
+ */
+void qcow2_write_exit(struct qcow2_image *img)
+{
+	mempool_destroy(img->meta_pool);
+}
+
+static void free_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta)
 {
 	qcow2_slice_put(meta->l2);
 	qcow2_slice_put(meta->refblock);
-	mempool_free(meta, meta_pool);
+	mempool_free(meta, img->meta_pool);
 }
 
 /*
@@ -581,7 +594,7 @@ static int qcow2_alloc_host_offset(struct qcow2_pass *pass, struct qcow2_io *io,
 	int ret;
 
 	bytes = min(bytes, qcow2_to_slice_end(&img->geo, io->offset));
-	pass->spare = mempool_alloc(meta_pool, GFP_NOIO);
+	pass->spare = mempool_alloc(img->meta_pool, GFP_NOIO);
 	for (;;) {
 		mutex_lock(&img->meta_lock);
 		ret = take_runs(pass, io->offset, bytes);
@@ -596,7 +609,7 @@ static int qcow2_alloc_host_offset(struct qcow2_pass *pass, struct qcow2_io *io,
 	}
 	qcow2_need_done(&pass->need);
 	if (pass->spare)
-		mempool_free(pass->spare, meta_pool);
+		mempool_free(pass->spare, img->meta_pool);
 	return ret;
 }
 
@@ -743,7 +756,7 @@ static int qcow2_alloc_cluster_link_l2(struct qcow2_image *img,
 	qcow2_land_meta(img, meta, &waiters);
 	mutex_unlock(&img->meta_lock);
 	qcow2_requeue_waiters(&waiters);
-	free_meta(meta);
+	free_meta(img, meta);
 	return 0;
 }
 
@@ -774,7 +787,7 @@ static void qcow2_alloc_cluster_abort(struct qcow2_image *img,
 	qcow2_land_meta(img, meta, &waiters);
 	mutex_unlock(&img->meta_lock);
 	qcow2_requeue_waiters(&waiters);
-	free_meta(meta);
+	free_meta(img, meta);
 }
 
 /*
@@ -854,7 +867,7 @@ int qcow2_may_write(struct qcow2_image *img)
 		return -EROFS;
 	if (qcow2_image_needs_check(img))
 		return -EIO;
-	if (READ_ONCE(img->nr_dirty) > img->max_dirty ||
+	if (READ_ONCE(img->nr_dirty) > READ_ONCE(img->max_dirty) ||
 	    READ_ONCE(img->nr_unlinked) > QCOW2_MAX_UNLINKED) {
 		int ret = qcow2_commit_all(img);
 

@@ -110,7 +110,8 @@ struct qcow2_ctl_attach {
  * is released.
  * Errors: EPERM, ENODEV (no such device), EBUSY (somebody has it open or
  * mounted), ENOSPC (the last changes do not fit into the image's file system;
- * the device stays), EINVAL, EIO (the device is gone, but the last commit
+ * the device stays), ENOMEM (there was no memory to write them; the device
+ * stays, try again), EINVAL, EIO (the device is gone, but the last commit
  * failed), and EUCLEAN (the device is gone, and its image was found damaged).
  */
 struct qcow2_ctl_detach {
