@@ -643,7 +643,7 @@ static void apply_drops(struct qcow2_image *img)
 		for (i = 0; i < drop->nr;)
 			i += drop_references(img, &drop->offsets[i],
 					     drop->nr - i);
-		if (READ_ONCE(img->nr_dirty) > img->max_dirty)
+		if (READ_ONCE(img->nr_dirty) > READ_ONCE(img->max_dirty))
 			qcow2_commit_refcounts(img);
 	}
 }
