@@ -387,6 +387,157 @@ static void cluster_0_is_never_given(struct kunit *test)
 }
 
 /*
+ * Contiguous clusters, in front of a refcount block that does not exist yet.
+ */
+
+static const struct area_row {
+	const char *name;
+	struct cluster_run free[3];
+	u64 hint;
+	u32 nr;
+	u32 first;
+	bool elsewhere;		/* not in one of the gaps */
+} area_rows[] = {
+	{ "a single one", { { 10, 1 }, { 20, 5 } }, 0, 1, 10 },
+	{ "first gap that is long enough", { { 10, 2 }, { 20, 5 } }, 0, 3,
+	  20 },
+	{ "just long enough", { { 10, 2 }, { 20, 3 } }, 0, 3, 20 },
+	{ "from the hint on", { { 10, 9 }, { 20, 5 } }, 15, 3, 15 },
+	{ "not enough behind the hint", { { 10, 9 }, { 20, 5 } }, 17, 3, 20 },
+	{ "up to the slice's end", { { 508, 4 } }, 0, 4, 508 },
+	{ "in two slices", { { 510, 4 } }, 0, 4, 510 },
+	{ "stops in front of a used cluster of the next slice",
+	  { { 500, 13 }, { 514, 3 }, { 600, 14 } }, 0, 14, 600 },
+	{ "goes on behind the used cluster",
+	  { { 511, 2 }, { 514, 3 } }, 0, 3, 514 },
+	{ "from the next slice's start", { { 512, 9 } }, 0, 9, 512 },
+	{ "the block's last clusters", { { 1000, 24 } }, 0, 24, 1000 },
+	{ "behind the next block", { { 1000, 24 } }, 0, 25, 1025, true },
+	{ "single, behind the next block", { }, 0, 1, 1025, true },
+	{ "all that the next block leaves", { { 10, 1 } }, 0, 1023, 1025,
+	  true },
+	/* The area begins with two blocks and a refcount table. */
+	{ "more than a block leaves", { { 10, 1 } }, 0, 1024, 1024 + 3, true },
+};
+
+KUNIT_ARRAY_PARAM_DESC(area, area_rows, name);
+
+static int alloc_area(struct alloc_test *at, u64 nr, u64 *offset)
+{
+	int ret;
+
+	mutex_lock(&at->ti->img->grow_lock);
+	ret = qcow2_alloc_area(at->ti->img, nr, offset);
+	mutex_unlock(&at->ti->img->grow_lock);
+	return ret;
+}
+
+static void expect_gaps(struct kunit *test, struct alloc_test *at,
+			const struct cluster_run *free, size_t nr_free,
+			const struct cluster_run *taken)
+{
+	size_t i;
+	u32 cluster;
+
+	for (cluster = 0; cluster < PER_BLOCK; cluster++) {
+		bool gap = false;
+
+		for (i = 0; i < nr_free; i++)
+			gap |= is_in(&free[i], cluster);
+		KUNIT_EXPECT_EQ_MSG(test, !gap || is_in(taken, cluster),
+				    refcount(at, cluster), "cluster %u",
+				    cluster);
+	}
+}
+
+static void area_is_contiguous(struct kunit *test)
+{
+	const struct area_row *row = test->param_value;
+	struct alloc_test *at = begin(test, row->free, ARRAY_SIZE(row->free));
+	const struct cluster_run taken = {
+		row->first, row->elsewhere ? 0 : row->nr
+	};
+	u32 refs[ARRAY_SIZE(at->slices)];
+	u64 offset;
+	u32 i;
+
+	for (i = 0; i < ARRAY_SIZE(refs); i++)
+		refs[i] = refcount_read(&at->slices[i]->refs);
+	at->ti->img->free_hint = row->hint;
+	KUNIT_ASSERT_EQ(test, 0, alloc_area(at, row->nr, &offset));
+	KUNIT_EXPECT_EQ(test, (u64)row->first << 13, offset);
+	expect_gaps(test, at, row->free, ARRAY_SIZE(row->free), &taken);
+	/* The dirty list may have one each. */
+	for (i = 0; i < ARRAY_SIZE(refs); i++)
+		KUNIT_EXPECT_EQ_MSG(test, refs[i] +
+				    test_bit(QCOW2_SLICE_DIRTY,
+					     &at->slices[i]->flags),
+				    refcount_read(&at->slices[i]->refs),
+				    "references to slice %u", i);
+	KUNIT_EXPECT_FALSE(test, qcow2_image_needs_check(at->ti->img));
+}
+
+static void area_brings_its_slices(struct kunit *test)
+{
+	struct alloc_test *at = begin_cold(test);
+	u64 offset;
+
+	KUNIT_ASSERT_EQ(test, 0, alloc_area(at, 600, &offset));
+	KUNIT_EXPECT_EQ(test, test_cluster_offset(at->ti, TEST_FREE), offset);
+	KUNIT_EXPECT_EQ(test, 2, at->ti->reads);
+}
+
+static void area_that_fails_gives_back(struct kunit *test)
+{
+	struct alloc_test *at = begin_cold(test);
+	u64 offset;
+	u32 i;
+
+	load_slice(test, at, 0);
+	at->ti->img->free_hint = 400;
+	at->ti->read_error = -EIO;
+	KUNIT_EXPECT_EQ(test, -EIO, alloc_area(at, 200, &offset));
+	for (i = TEST_FREE; i < PER_SLICE; i++)
+		KUNIT_EXPECT_EQ_MSG(test, 0, refcount(at, i), "cluster %u", i);
+	KUNIT_EXPECT_EQ(test, 400, qcow2_first_candidate(at->ti->img));
+	at->ti->read_error = 0;
+	KUNIT_EXPECT_EQ(test, 0, alloc_area(at, 200, &offset));
+	KUNIT_EXPECT_EQ(test, 400 << 13, offset);
+}
+
+static void area_finds_the_header_in_its_way(struct kunit *test)
+{
+	static const struct cluster_run free[] = { { 0, 1 }, { 20, 1 } };
+	struct alloc_test *at = begin(test, free, ARRAY_SIZE(free));
+	u64 offset;
+
+	KUNIT_EXPECT_EQ(test, -EUCLEAN, alloc_area(at, 1, &offset));
+	KUNIT_EXPECT_TRUE(test, qcow2_image_needs_check(at->ti->img));
+}
+
+/* Gaps of one cluster, so many that there is no end of looking. */
+static void area_is_not_looked_for_for_ever(struct kunit *test)
+{
+	static const struct test_layout many = { 12, 0, false };
+	struct alloc_test *at = kunit_kzalloc(test, sizeof(*at), GFP_KERNEL);
+	struct qcow2_image *img;
+	struct qcow2_slice *slice;
+	u64 offset;
+
+	KUNIT_ASSERT_NOT_NULL(test, at);
+	at->ti = test_image(test, &many);
+	img = at->ti->img;
+	slice = test_slice(test, at->ti, QCOW2_SLICE_REFBLOCK,
+			   test_cluster_offset(at->ti, TEST_REFBLOCK));
+	memset(slice->data, 0x55, 4096);
+	KUNIT_EXPECT_EQ(test, 0, alloc_area(at, 2, &offset));
+	/* A block and a refcount table lie in front of it. */
+	KUNIT_EXPECT_EQ(test, ((1ULL << 15) + 2) << 12, offset);
+	KUNIT_EXPECT_EQ(test, 0x55, *(u8 *)slice->data);
+	KUNIT_EXPECT_FALSE(test, qcow2_image_needs_check(img));
+}
+
+/*
  * Where offsets end: a table of 2048 entries whose last one points to the first
  * block, each of whose 2^24 refcounts of 1 bit counts a cluster of 2 MiB.
  */
@@ -508,6 +659,11 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(cluster_0_is_never_given),
 	KUNIT_CASE_PARAM(offsets_end, max_gen_params),
 	KUNIT_CASE_PARAM(file_has_a_limit, limit_gen_params),
+	KUNIT_CASE_PARAM(area_is_contiguous, area_gen_params),
+	KUNIT_CASE(area_brings_its_slices),
+	KUNIT_CASE(area_that_fails_gives_back),
+	KUNIT_CASE(area_finds_the_header_in_its_way),
+	KUNIT_CASE(area_is_not_looked_for_for_ever),
 	{}
 };
 

@@ -102,15 +102,27 @@ static ssize_t counting_read(struct kiocb *iocb, struct iov_iter *to)
 	return shmem_fops->read_iter(iocb, to);
 }
 
-static ssize_t plain_write(struct kiocb *iocb, struct iov_iter *from)
+static ssize_t counting_write(struct kiocb *iocb, struct iov_iter *from)
 {
+	struct test_image *ti = current_image;
+
+	if (++ti->writes == ti->fault.write)
+		return ti->fault.error;
 	return shmem_fops->write_iter(iocb, from);
+}
+
+static int counting_fsync(struct file *filp, loff_t start, loff_t end,
+			  int datasync)
+{
+	struct test_image *ti = current_image;
+
+	return ++ti->syncs == ti->fault.sync ? ti->fault.error : 0;
 }
 
 static const struct file_operations counting_fops = {
 	.read_iter = counting_read,
-	.write_iter = plain_write,
-	.fsync = noop_fsync,
+	.write_iter = counting_write,
+	.fsync = counting_fsync,
 };
 
 static void open_file(struct kunit *test, struct test_image *ti, u64 bytes)
@@ -200,6 +212,8 @@ struct test_image *test_image(struct kunit *test,
 	if (layout->extl2)
 		make_extended(&ti->img->geo);
 	ti->reads = 0;
+	ti->writes = 0;
+	ti->syncs = 0;
 	return ti;
 }
 

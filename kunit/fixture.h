@@ -36,17 +36,35 @@ struct test_layout {
 };
 
 /**
+ * struct test_fault - an operation on the file that shall fail
+ * @write: which write since the image was opened, from 1; 0 for none
+ * @sync: which flush likewise
+ * @error: what it gives
+ */
+struct test_fault {
+	unsigned int write;
+	unsigned int sync;
+	int error;
+};
+
+/**
  * struct test_image - an open image, closed when the test ends
  * @img: the image
  * @filp: the file
  * @reads: how often the file was read since the image was opened
+ * @writes: how often it was written since then
+ * @syncs: how often it was flushed since then
  * @read_error: what the next reads of it give, 0 to let them through
+ * @fault: what else shall fail
  */
 struct test_image {
 	struct qcow2_image *img;
 	struct file *filp;
 	unsigned int reads;
+	unsigned int writes;
+	unsigned int syncs;
 	int read_error;
+	struct test_fault fault;
 };
 
 /**

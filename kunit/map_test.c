@@ -541,7 +541,8 @@ static void damaged_l1_entry_is_not_followed(struct kunit *test)
 	struct test_image *ti = test_image(test, &standard);
 	struct qcow2_extent extent = {};
 
-	ti->img->l1[1] = HOST(TEST_L2) | BIT(12) | COPIED;
+	rcu_dereference_protected(ti->img->l1, true)->entry[1] =
+		HOST(TEST_L2) | BIT(12) | COPIED;
 	KUNIT_EXPECT_EQ(test, -EUCLEAN, qcow2_map(ti->img, HOST(8192), 0x200,
 						  &extent));
 	KUNIT_EXPECT_TRUE(test, qcow2_image_needs_check(ti->img));

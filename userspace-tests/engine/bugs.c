@@ -214,7 +214,7 @@ static bool is_live_table(struct disk *d, u64 host)
 	unsigned int i;
 
 	for (i = 0; i < d->img->geo.l1_entries; i++)
-		if ((d->img->l1[i] & QCOW2_OFFSET_MASK) == host)
+		if ((qcow2_l1_entry(d->img, i) & QCOW2_OFFSET_MASK) == host)
 			return true;
 	return false;
 }
@@ -631,7 +631,7 @@ static void flush_does_nothing(const struct shape *shape)
 	/* A cluster more: data and refcount, flush, L2 entry, flush. */
 	write_new(&d, d.cluster, d.cluster);
 	data = host_of(&d, d.cluster);
-	table = d.img->l1[0] & QCOW2_OFFSET_MASK;
+	table = qcow2_l1_entry(d.img, 0) & QCOW2_OFFSET_MASK;
 	block = d.img->reftable[(data / d.cluster) >> d.img->geo.refblock_bits] &
 		QCOW2_REFTABLE_OFFSET_MASK;
 	watch_flush(&d, &o);

@@ -240,12 +240,14 @@ static void choose_mix(struct program *p)
 		.discard = shim_below(&p->r, 2) * shim_below(&p->r, 20),
 		.zeroes = shim_below(&p->r, 2) * shim_below(&p->r, 20),
 		.race = shim_below(&p->r, 2) * shim_below(&p->r, 10),
+		.grow = !shim_below(&p->r, 4),
 	};
 	p->w.max_op_bytes = 65536ULL << shim_below(&p->r, 3);
 	if (!p->churn)
 		return;
 	p->w.mix = (struct wl_mix) {
 		.read = 15, .write = 40, .flush = 8, .discard = 20, .race = 30,
+		.grow = 1,
 	};
 	p->w.max_op_bytes = 4ULL << p->base.cluster_bits;
 }

@@ -126,6 +126,7 @@ static void choose_mix(struct run *run)
 		.discard = shim_below(&run->r, 2) * shim_below(&run->r, 30),
 		.zeroes = shim_below(&run->r, 2) * shim_below(&run->r, 20),
 		.race = shim_below(&run->r, 2) * shim_below(&run->r, 10),
+		.grow = shim_below(&run->r, 3) ? 0 : 3,
 	};
 	/* FUA writes that meet commits. */
 	if (shim_below(&run->r, 4) == 0) {

@@ -591,12 +591,51 @@ static void do_race(struct workload *w, const struct range *range,
 	free(base);
 }
 
+/* Longer than the longest that one refcount block of 64 entries could count. */
+#define MAX_L1_ENTRIES	12000
+
+static u64 choose_l1_entries(u32 now, struct shim_random *r)
+{
+	switch (shim_below(r, 4)) {
+	case 0:
+		return now + 1;
+	case 1:
+		return now + shim_below(r, MAX_L1_ENTRIES);
+	default:
+		return now + shim_below(r, 2 * now + 100);
+	}
+}
+
+static void do_grow(struct workload *w, struct shim_random *r)
+{
+	struct qcow2_image *img = w->img;
+	u64 old_offset, min_entries;
+	u32 old_entries;
+	int error;
+
+	mutex_lock(&img->grow_lock);
+	old_offset = img->geo.l1_offset;
+	old_entries = img->geo.l1_entries;
+	min_entries = choose_l1_entries(old_entries, r);
+	if (qcow2_image_needs_check(img) || old_entries > MAX_L1_ENTRIES)
+		min_entries = 0;
+	error = qcow2_grow_l1(img, min_entries);
+	if (error && !w->errors_ok)
+		wl_fail(w->seed, "growth of the L1 table failed: %d", error);
+	if (error && (img->geo.l1_offset != old_offset ||
+		      img->geo.l1_entries != old_entries))
+		wl_fail(w->seed, "the L1 table has grown, with error %d", error);
+	if (!error && img->geo.l1_entries < min_entries)
+		wl_fail(w->seed, "the L1 table has not grown");
+	mutex_unlock(&img->grow_lock);
+}
+
 static void do_op(struct workload *w, struct shim_random *r)
 {
 	const struct wl_mix *m = &w->mix;
 	const unsigned int weights[] = {
 		m->flush, m->read, m->write_of_zeroes, m->fua, m->discard,
-		m->zeroes, m->race, m->write,
+		m->zeroes, m->race, m->grow, m->write,
 	};
 	struct range range = choose_range(w, r);
 	u64 first = range.offset / WL_SECTOR, nr = range.bytes / WL_SECTOR;
@@ -611,6 +650,10 @@ static void do_op(struct workload *w, struct shim_random *r)
 	__atomic_fetch_add(&w->ops_done, 1, __ATOMIC_RELAXED);
 	if (!i) {
 		wl_flush(w);
+		return;
+	}
+	if (i == 7) {
+		do_grow(w, r);
 		return;
 	}
 	__atomic_fetch_add(&w->bytes_done, range.bytes, __ATOMIC_RELAXED);

@@ -27,6 +27,7 @@
  * @discard: discards
  * @zeroes: write zeroes
  * @race: a write or a read and a discard of the same bytes at the same time
+ * @grow: growths of the L1 table, which no guest can ask for yet
  */
 struct wl_mix {
 	unsigned int read;
@@ -37,6 +38,7 @@ struct wl_mix {
 	unsigned int discard;
 	unsigned int zeroes;
 	unsigned int race;
+	unsigned int grow;
 };
 
 /**

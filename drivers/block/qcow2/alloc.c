@@ -31,12 +31,16 @@
 #include <linux/errno.h>
 #include <linux/minmax.h>
 #include <linux/sched.h>
+#include <linux/slab.h>
 #include <linux/xarray.h>
 
 #include "image.h"
 
 /* Slices without a free cluster that one hold of meta_lock looks at. */
 #define MAX_SCAN	64
+
+/* Looks at a slice, to find a place for contiguous clusters in one way. */
+#define MAX_GATHER	1024
 
 /*
  * Needs.
@@ -103,6 +107,7 @@ void qcow2_need_done(struct qcow2_need *need)
 	need->l2 = NULL;
 	need->refblock = NULL;
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_need_done);
 
 /*
  * Clusters.
@@ -349,15 +354,7 @@ void qcow2_alloc_undo(struct qcow2_image *img, struct qcow2_run *run)
 EXPORT_SYMBOL_IF_KUNIT(qcow2_alloc_undo);
 
 /*
- * L2 tables.
- *
- * 1. allocate a cluster; write its refcount and the new table; flush
- * 2. write the L1 entry
- * 3. drop the reference to the old table, if there was one
- *
- * If there's a crash, then: before 2 the cluster is a leak; after 2 the new
- * table maps what the old one did.  What is added to it comes with a commit,
- * whose first flush covers the L1 entry.
+ * Clusters for tables, taken by who holds grow_lock.
  */
 
 static int meet_growing(struct qcow2_image *img, struct qcow2_need *need)
@@ -379,7 +376,15 @@ static int meet_growing(struct qcow2_image *img, struct qcow2_need *need)
 	}
 }
 
-static int alloc_table_cluster(struct qcow2_image *img, struct qcow2_run *run)
+/**
+ * qcow2_alloc_table_cluster() - allocate a cluster for a table
+ * @img: the image
+ * @run: filled in; the caller owns the reference to its slice
+ *
+ * Context: grow_lock held; sleeps, does I/O.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_alloc_table_cluster(struct qcow2_image *img, struct qcow2_run *run)
 {
 	struct qcow2_need need = {};
 	int ret;
@@ -398,110 +403,163 @@ static int alloc_table_cluster(struct qcow2_image *img, struct qcow2_run *run)
 	return ret;
 }
 
-static int copy_l2_table(struct qcow2_image *img, u64 from, u64 to)
+/**
+ * struct area - contiguous clusters that are being gathered
+ * @first: host cluster where they begin
+ * @nr: number of clusters that were taken, from @first on
+ * @want: number wanted
+ * @runs: the pieces in which they were taken, one for each refcount slice
+ * @nr_runs: number of pieces
+ */
+struct area {
+	u64 first;
+	u64 nr;
+	u64 want;
+	struct qcow2_run *runs;
+	u32 nr_runs;
+};
+
+static void undo_area(struct qcow2_image *img, struct area *area)
+{
+	while (area->nr_runs)
+		qcow2_alloc_undo(img, &area->runs[--area->nr_runs]);
+	area->nr = 0;
+}
+
+/*
+ * Takes what the next slice has of the area, or, if a cluster of it is in use,
+ * gives back what there is and moves the area behind that cluster.
+ */
+static int gather_more(struct qcow2_image *img, struct area *area,
+		       struct qcow2_need *need)
 {
 	const struct qcow2_geometry *geo = &img->geo;
-	u32 pos;
+	u64 at = area->first + area->nr;
+	u32 left = BIT(geo->refslice_bits) - index_in_slice(geo, at);
+	struct qcow2_slice *slice;
+	u32 want, nr;
+	int ret;
 
-	for (pos = 0; pos < geo->cluster_bytes; pos += qcow2_slice_bytes(geo)) {
-		struct qcow2_slice *slice;
-		int ret;
-
-		slice = qcow2_slice_get(img, QCOW2_SLICE_L2, from + pos);
-		if (IS_ERR(slice))
-			return PTR_ERR(slice);
-		ret = qcow2_file_rw_page(img->file, true, to + pos,
-					 slice->data, qcow2_slice_bytes(geo));
-		qcow2_slice_put(slice);
-		if (ret)
-			return ret;
+	lockdep_assert_held(&img->meta_lock);
+	if (area->first + area->want > max_clusters(img))
+		return -ENOSPC;
+	ret = qcow2_refcount_slice(img, at, need, &slice);
+	if (ret)
+		return ret;
+	want = min_t(u64, left, area->want - area->nr);
+	nr = count_run(geo, slice, at, want, true);
+	if (nr == want) {
+		take(img, slice, at, nr, &area->runs[area->nr_runs++]);
+		area->nr += nr;
+		return 0;
 	}
+	nr += count_run(geo, slice, at + nr, left - nr, false);
+	qcow2_slice_put(slice);
+	undo_area(img, area);
+	area->first = at + nr;
 	return 0;
 }
 
-static int write_new_l2_table(struct qcow2_image *img, u64 old, u64 new)
+/* One hold of meta_lock. */
+static int gather_step(struct qcow2_image *img, struct area *area,
+		       struct qcow2_need *need)
 {
+	u32 bits = img->geo.cluster_bits;
 	int ret;
 
-	if (old)
-		ret = copy_l2_table(img, old, new);
-	else
-		ret = qcow2_file_write_zeroes(img->file, new,
-					      img->geo.cluster_bytes);
-	ret = ret ?: qcow2_commit_refcounts(img);
-	return ret ?: qcow2_file_flush(img->file);
-}
-
-static void use_l2_table(struct qcow2_image *img, u32 index, u64 entry,
-			 struct qcow2_drop *drop)
-{
 	mutex_lock(&img->meta_lock);
-	qcow2_offsets_remove(img, &img->l2_tables,
-			     img->l1[index] & QCOW2_OFFSET_MASK);
-	qcow2_offsets_add(img, &img->l2_tables, entry & QCOW2_OFFSET_MASK);
-	WRITE_ONCE(img->l1[index], entry);
-	if (drop)
-		qcow2_drop_later(img, drop);
+	ret = gather_more(img, area, need);
+	/* The refcounts may be wrong; what they say now does no more harm. */
+	if (area->nr == area->want)
+		ret = qcow2_pre_write_overlap_check(img, area->first << bits,
+						    area->nr << bits,
+						    QCOW2_METADATA_NONE);
 	mutex_unlock(&img->meta_lock);
-}
-
-/* With a cluster allocated: makes it the L2 table of L1 entry @index. */
-static int link_l2_table(struct qcow2_image *img, u32 index,
-			 struct qcow2_run *run)
-{
-	u64 old = img->l1[index] & QCOW2_OFFSET_MASK;
-	u64 entry = run->host_offset | QCOW2_OFLAG_COPIED;
-	struct qcow2_drop *drop = NULL;
-	int ret;
-
-	if (old) {
-		drop = qcow2_drop_alloc(1);
-		if (!drop)
-			return -ENOMEM;
-		drop->offsets[0] = old;
-	}
-	ret = qcow2_offsets_reserve(img, &img->l2_tables, 1);
-	ret = ret ?: write_new_l2_table(img, old, run->host_offset);
-	if (!ret) {
-		ret = qcow2_write_table_entry(img, img->geo.l1_offset, img->l1,
-					      img->geo.l1_entries, index,
-					      entry);
-		/* On failure the image is read-only now: the cluster leaks. */
-		if (!ret)
-			use_l2_table(img, index, entry, drop);
-	}
-	if (ret)
-		kvfree(drop);
 	return ret;
 }
 
-/* QEMU: l2_allocate() */
-static int alloc_l2_table(struct qcow2_image *img, u32 index)
+/* Leaves the area empty after an error, or if many steps found no place. */
+static int gather(struct qcow2_image *img, struct area *area)
 {
-	u64 old = img->l1[index];
-	struct qcow2_run run;
-	int ret;
+	struct qcow2_need need = {};
+	int steps, ret = 0;
+
+	for (steps = 0; !ret && area->nr < area->want; steps++) {
+		if (steps == MAX_GATHER)
+			break;
+		ret = gather_step(img, area, &need);
+		if (ret == -EAGAIN)
+			ret = meet_growing(img, &need);
+	}
+	qcow2_need_done(&need);
+	if (area->nr < area->want) {
+		mutex_lock(&img->meta_lock);
+		undo_area(img, area);
+		mutex_unlock(&img->meta_lock);
+	}
+	while (area->nr_runs)
+		qcow2_slice_put(area->runs[--area->nr_runs].refblock);
+	return ret;
+}
+
+/* The lowest free cluster; once that did not do, where no gaps are known. */
+static u64 next_start(struct qcow2_image *img, u64 tried)
+{
+	u64 start;
+
+	mutex_lock(&img->meta_lock);
+	start = tried ? max(tried, img->free_hint) : qcow2_first_candidate(img);
+	mutex_unlock(&img->meta_lock);
+	return start;
+}
+
+/**
+ * qcow2_alloc_area() - allocate contiguous clusters, many if need be
+ * @img: the image
+ * @nr: number of clusters, not 0
+ * @offset: filled in: host offset of the first in bytes
+ *
+ * First fit; but among many small gaps there would be no end of looking, so
+ * that goes on behind free_hint after a while, and at last the clusters are
+ * taken where no refcount block is yet.  That is done at once if there are too
+ * many to lie between two blocks, which are the first clusters of their ranges.
+ *
+ * To give them back pass them to qcow2_drop_later().
+ *
+ * Context: grow_lock held; sleeps, does I/O.
+ * Return: 0, -ENOSPC if the file must not become so long, or another negative
+ * errno.
+ */
+int qcow2_alloc_area(struct qcow2_image *img, u64 nr, u64 *offset)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	struct area area = { .want = nr };
+	int tries, ret = 0;
 
 	lockdep_assert_held(&img->grow_lock);
-	if (old & QCOW2_OFLAG_COPIED)
-		return 0;
-	if (qcow2_check_l1_entry(&img->geo, old))
-		return qcow2_image_fail(img, -EUCLEAN,
-					"damaged L1 entry %u: 0x%016llx", index,
-					old);
-	ret = alloc_table_cluster(img, &run);
+	if (nr >> geo->refblock_bits)
+		return qcow2_refcount_area(img, nr, offset);
+	area.runs = kmalloc_array((nr >> geo->refslice_bits) + 2,
+				  sizeof(*area.runs), GFP_NOIO);
+	if (!area.runs)
+		return -ENOMEM;
+	for (tries = 0; tries < 2 && !ret && !area.nr; tries++) {
+		area.first = next_start(img, area.first);
+		ret = gather(img, &area);
+	}
+	kfree(area.runs);
 	if (ret)
 		return ret;
-	ret = link_l2_table(img, index, &run);
-	if (ret && !qcow2_image_needs_check(img)) {
-		mutex_lock(&img->meta_lock);
-		qcow2_alloc_undo(img, &run);
-		mutex_unlock(&img->meta_lock);
-	} else {
-		qcow2_slice_put(run.refblock);
-	}
-	return ret;
+	if (!area.nr)
+		return qcow2_refcount_area(img, nr, offset);
+	*offset = area.first << geo->cluster_bits;
+	return 0;
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_alloc_area);
+
+/*
+ * Meeting needs.
+ */
 
 /**
  * qcow2_need_meet() - bring what a step backed out for
@@ -523,9 +581,12 @@ int qcow2_need_meet(struct qcow2_image *img, struct qcow2_need *need)
 	}
 	mutex_lock(&img->grow_lock);
 	if (need->kind == QCOW2_NEED_L2_TABLE)
-		ret = alloc_l2_table(img, need->index);
+		ret = qcow2_alloc_l2_table(img, need->index);
+	else if (need->kind == QCOW2_NEED_L1)
+		ret = qcow2_grow_l1(img, need->index + 1);
 	else
 		ret = meet_growing(img, need);
 	mutex_unlock(&img->grow_lock);
 	return ret;
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_need_meet);

@@ -729,6 +729,26 @@ struct qcow2_drop *qcow2_drop_alloc(unsigned int nr)
 }
 
 /**
+ * qcow2_drop_alloc_area() - get a record of contiguous clusters to drop
+ * @img: the image
+ * @offset: host offset of the first in bytes
+ * @nr: number of clusters
+ *
+ * Context: may sleep.
+ * Return: as qcow2_drop_alloc(), filled in.
+ */
+struct qcow2_drop *qcow2_drop_alloc_area(struct qcow2_image *img, u64 offset,
+					 unsigned int nr)
+{
+	struct qcow2_drop *drop = qcow2_drop_alloc(nr);
+	unsigned int i;
+
+	for (i = 0; drop && i < nr; i++)
+		drop->offsets[i] = offset + ((u64)i << img->geo.cluster_bits);
+	return drop;
+}
+
+/**
  * qcow2_drop_later() - drop references when their removal is durable
  * @img: the image
  * @drop: clusters to which a table had a reference that was removed under the

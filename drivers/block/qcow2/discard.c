@@ -265,7 +265,7 @@ static int try_step(struct step *step)
 	if (ret)
 		return ret;
 	step->end = step->offset + bytes;
-	l1 = img->l1[qcow2_l1_index(&img->geo, step->offset)];
+	l1 = qcow2_l1_entry(img, qcow2_l1_index(&img->geo, step->offset));
 	if (!(l1 & QCOW2_OFFSET_MASK))
 		return 0;
 	ret = qcow2_own_l2_slice(img, step->offset, &step->pass.need, &slice);

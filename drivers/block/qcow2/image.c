@@ -9,8 +9,10 @@
 #include <linux/kernel.h>
 #include <linux/math64.h>
 #include <linux/mm.h>
+#include <linux/overflow.h>
 #include <linux/printk.h>
 #include <linux/ratelimit.h>
+#include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/stdarg.h>
@@ -216,6 +218,38 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 	return 0;
 }
 
+/**
+ * qcow2_write_table() - write an L1 or refcount table that is not in use yet
+ * @img: the image
+ * @offset: host offset of its first cluster in bytes
+ * @table: its content, CPU byte order
+ * @entries: its length
+ *
+ * Zeroes follow the last entry as far as the same slice's size goes.
+ *
+ * Context: sleeps, does I/O; no flush.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_write_table(struct qcow2_image *img, u64 offset, const u64 *table,
+		      u32 entries)
+{
+	u32 per_slice = qcow2_slice_bytes(&img->geo) / sizeof(u64);
+	__be64 *page = (__be64 *)__get_free_page(GFP_NOIO);
+	int ret = page ? 0 : -ENOMEM;
+	u32 i, j;
+
+	for (i = 0; i < entries && !ret; i += per_slice) {
+		for (j = 0; j < per_slice; j++)
+			page[j] = i + j < entries ? cpu_to_be64(table[i + j]) :
+						    0;
+		ret = qcow2_file_rw_page(img->file, true,
+					 offset + (u64)i * sizeof(u64), page,
+					 qcow2_slice_bytes(&img->geo));
+	}
+	free_page((unsigned long)page);
+	return ret;
+}
+
 /* Writes the feature bits, and takes note of them when they are durable. */
 static int write_features(struct qcow2_image *img, u64 incompatible,
 			  u64 autoclear)
@@ -412,56 +446,83 @@ static int check_blocks(struct qcow2_image *img, struct qcow2_reason *why)
 			    img->geo.virtual_bytes, align);
 }
 
-static u64 *read_table(struct qcow2_image *img, const char *what, u64 offset,
-		       u32 entries, struct qcow2_reason *why)
+static int check_length(struct qcow2_image *img, const char *what, u64 offset,
+			u32 entries, struct qcow2_reason *why)
 {
 	u64 file_bytes = qcow2_file_bytes(img->file);
 	size_t bytes = (size_t)entries * sizeof(u64);
-	u64 *table;
-	u32 i;
-	int ret;
 
 	if (offset > file_bytes || bytes > file_bytes - offset)
-		return ERR_PTR(qcow2_refuse(why, -EUCLEAN,
-					    "%s at offset 0x%llx (%zu bytes) lies behind the end of the file (%llu bytes): image is truncated",
-					    what, offset, bytes, file_bytes));
-	table = kvmalloc(max_t(size_t, bytes, sizeof(u64)), GFP_KERNEL);
-	if (!table)
-		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
-	ret = qcow2_file_read_buf(img->file, offset, table, bytes);
-	if (ret) {
-		kvfree(table);
-		return ERR_PTR(read_failed(why, ret, what));
-	}
+		return qcow2_refuse(why, -EUCLEAN,
+				    "%s at offset 0x%llx (%zu bytes) lies behind the end of the file (%llu bytes): image is truncated",
+				    what, offset, bytes, file_bytes);
+	return 0;
+}
+
+static int read_table(struct qcow2_image *img, const char *what, u64 offset,
+		      u32 entries, u64 *table, struct qcow2_reason *why)
+{
+	int ret;
+	u32 i;
+
+	ret = qcow2_file_read_buf(img->file, offset, table,
+				  (size_t)entries * sizeof(u64));
+	if (ret)
+		return read_failed(why, ret, what);
 	for (i = 0; i < entries; i++)
 		table[i] = be64_to_cpu(((__be64 *)table)[i]);
-	return table;
+	return 0;
+}
+
+static int read_l1(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	u32 entries = img->geo.l1_entries;
+	u64 offset = entries ? img->geo.l1_offset : 0;
+	struct qcow2_l1 *l1;
+	int ret;
+
+	ret = check_length(img, "L1 table", offset, entries, why);
+	if (ret)
+		return ret;
+	l1 = kvmalloc(struct_size(l1, entry, entries), GFP_KERNEL);
+	if (!l1)
+		return qcow2_refuse(why, -ENOMEM, "out of memory");
+	l1->entries = entries;
+	RCU_INIT_POINTER(img->l1, l1);
+	ret = read_table(img, "L1 table", offset, entries, l1->entry, why);
+	if (!ret && qcow2_offsets_fill(&img->l2_tables, l1->entry, entries,
+				       QCOW2_OFFSET_MASK))
+		ret = qcow2_refuse(why, -ENOMEM, "out of memory");
+	return ret;
+}
+
+static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	u32 entries = img->geo.reftable_clusters <<
+		      (img->geo.cluster_bits - 3);
+	u64 offset = img->geo.reftable_offset;
+	int ret;
+
+	ret = check_length(img, "refcount table", offset, entries, why);
+	if (ret)
+		return ret;
+	img->reftable = kvmalloc_array(entries, sizeof(u64), GFP_KERNEL);
+	if (!img->reftable)
+		return qcow2_refuse(why, -ENOMEM, "out of memory");
+	img->reftable_entries = entries;
+	ret = read_table(img, "refcount table", offset, entries, img->reftable,
+			 why);
+	if (!ret && qcow2_offsets_fill(&img->refblocks, img->reftable, entries,
+				       QCOW2_REFTABLE_OFFSET_MASK))
+		ret = qcow2_refuse(why, -ENOMEM, "out of memory");
+	return ret;
 }
 
 static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
 {
-	struct qcow2_geometry *geo = &img->geo;
-	u32 entries = geo->reftable_clusters << (geo->cluster_bits - 3);
-	u64 *table;
-
-	table = read_table(img, "L1 table", geo->l1_entries ? geo->l1_offset : 0,
-			   geo->l1_entries, why);
-	if (IS_ERR(table))
-		return PTR_ERR(table);
-	img->l1 = table;
-	table = read_table(img, "refcount table", geo->reftable_offset,
-			   entries, why);
-	if (IS_ERR(table))
-		return PTR_ERR(table);
-	img->reftable = table;
-	img->reftable_entries = entries;
-	img->fresh_from = qcow2_clusters_of(geo, qcow2_file_bytes(img->file));
-	if (qcow2_offsets_fill(&img->l2_tables, img->l1, geo->l1_entries,
-			       QCOW2_OFFSET_MASK) ||
-	    qcow2_offsets_fill(&img->refblocks, img->reftable, entries,
-			       QCOW2_REFTABLE_OFFSET_MASK))
-		return qcow2_refuse(why, -ENOMEM, "out of memory");
-	return 0;
+	img->fresh_from = qcow2_clusters_of(&img->geo,
+					    qcow2_file_bytes(img->file));
+	return read_l1(img, why) ?: read_reftable(img, why);
 }
 
 static int init_engine(struct qcow2_image *img,
@@ -490,7 +551,7 @@ static void free_engine(struct qcow2_image *img)
 	qcow2_offsets_free(&img->l2_tables);
 	qcow2_offsets_free(&img->refblocks);
 	qcow2_snapshots_free(&img->snapshots);
-	kvfree(img->l1);
+	kvfree(rcu_dereference_protected(img->l1, true));
 	kvfree(img->reftable);
 }
 

@@ -358,6 +358,17 @@ struct qcow2_drop {
 };
 
 /**
+ * struct qcow2_l1 - the active L1 table
+ * @entries: length; a longer table is another object
+ * @entry: CPU byte order.  Changed under grow_lock and meta_lock, with one
+ *	store; read with qcow2_l1_entry().
+ */
+struct qcow2_l1 {
+	u32 entries;
+	u64 entry[];
+};
+
+/**
  * struct qcow2_image - an attached image
  * @name: for messages
  * @flags: enum qcow2_image_flags
@@ -369,7 +380,7 @@ struct qcow2_drop {
  * @part_pool: struct qcow2_part
  * @meta_pool: struct qcow2_l2_meta
  * @bounce_pool: buffers of COW
- * @l1: active L1 table, CPU byte order; READ_ONCE, changed under meta_lock
+ * @l1: active L1 table; changed under grow_lock and meta_lock
  * @reftable: refcount table, CPU byte order, under meta_lock
  * @reftable_entries: length of @reftable, under meta_lock
  * @l2_tables: offsets of the active L2 tables, under meta_lock
@@ -442,7 +453,7 @@ struct qcow2_image {
 	mempool_t *meta_pool;
 	mempool_t *bounce_pool;
 
-	u64 *l1;
+	struct qcow2_l1 __rcu *l1;
 	u64 *reftable;
 	u32 reftable_entries;
 	struct qcow2_offsets l2_tables;
@@ -527,6 +538,8 @@ __printf(3, 4)
 int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...);
 int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
 			u32 bytes);
+int qcow2_write_table(struct qcow2_image *img, u64 offset, const u64 *table,
+		      u32 entries);
 int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 			    const u64 *table, u32 entries, u32 index,
 			    u64 value);
@@ -804,6 +817,7 @@ void qcow2_write_zeroes(struct qcow2_io *io);
  * @QCOW2_NEED_NOTHING: nothing
  * @QCOW2_NEED_A_BREAK: others must get meta_lock for a while
  * @QCOW2_NEED_SLICE: a slice must be loaded
+ * @QCOW2_NEED_L1: the L1 table is too short
  * @QCOW2_NEED_L2_TABLE: the L1 entry has no L2 table of its own
  * @QCOW2_NEED_REFBLOCK: the refcount table entry has no refcount block
  * @QCOW2_NEED_REFTABLE: the refcount table is too short
@@ -812,6 +826,7 @@ enum qcow2_need_kind {
 	QCOW2_NEED_NOTHING,
 	QCOW2_NEED_A_BREAK,
 	QCOW2_NEED_SLICE,
+	QCOW2_NEED_L1,
 	QCOW2_NEED_L2_TABLE,
 	QCOW2_NEED_REFBLOCK,
 	QCOW2_NEED_REFTABLE,
@@ -861,8 +876,16 @@ struct qcow2_run {
 int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
 			 struct qcow2_need *need, struct qcow2_run *run);
 void qcow2_alloc_undo(struct qcow2_image *img, struct qcow2_run *run);
+int qcow2_alloc_table_cluster(struct qcow2_image *img, struct qcow2_run *run);
+int qcow2_alloc_area(struct qcow2_image *img, u64 nr, u64 *offset);
 u64 qcow2_first_candidate(struct qcow2_image *img);
 void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster);
+
+/* ---- l1.c: the L1 table and the L2 tables that it points to ---- */
+
+u64 qcow2_l1_entry(struct qcow2_image *img, u32 index);
+int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index);
+int qcow2_grow_l1(struct qcow2_image *img, u64 min_entries);
 
 /* ---- refcount.c ---- */
 
@@ -875,6 +898,7 @@ int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 		       struct qcow2_slice *slice);
 int qcow2_alloc_refblock(struct qcow2_image *img, u32 index);
 int qcow2_grow_reftable(struct qcow2_image *img, u64 min_entries);
+int qcow2_refcount_area(struct qcow2_image *img, u64 nr, u64 *offset);
 
 /* ---- commit.c ---- */
 
@@ -886,6 +910,8 @@ int qcow2_commit_stop(struct qcow2_image *img);
 void qcow2_commit_destroy(struct qcow2_image *img);
 void qcow2_commit_later(struct qcow2_image *img);
 struct qcow2_drop *qcow2_drop_alloc(unsigned int nr);
+struct qcow2_drop *qcow2_drop_alloc_area(struct qcow2_image *img, u64 offset,
+					 unsigned int nr);
 void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop);
 void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch);
 struct qcow2_epoch *qcow2_epoch_enter(struct qcow2_image *img);

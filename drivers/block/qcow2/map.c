@@ -39,7 +39,7 @@
  * @geo: geometry
  * @guest_offset: in bytes
  *
- * Return: the index; the caller knows that it is inside of the table.
+ * Return: the index; the table may be too short for it.
  */
 u32 qcow2_l1_index(const struct qcow2_geometry *geo, u64 guest_offset)
 {
@@ -299,7 +299,8 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_check_l1_entry);
  * qcow2_own_l2_slice() - find the slice with an entry that is to be changed
  * @img: the image
  * @guest_offset: in bytes
- * @need: says what is missing after -EAGAIN, maybe the L2 table itself
+ * @need: says what is missing after -EAGAIN, maybe the L2 table itself, or room
+ *	for it in the L1 table
  * @slice: the slice, with a reference; its table has no other users, and
  *	nothing else lies there
  *
@@ -312,10 +313,12 @@ int qcow2_own_l2_slice(struct qcow2_image *img, u64 guest_offset,
 		       struct qcow2_need *need, struct qcow2_slice **slice)
 {
 	u32 l1_index = qcow2_l1_index(&img->geo, guest_offset);
-	u64 l1 = img->l1[l1_index];
+	u64 l1 = qcow2_l1_entry(img, l1_index);
 	u64 offset;
 
 	lockdep_assert_held(&img->meta_lock);
+	if (l1_index >= img->geo.l1_entries)
+		return qcow2_need_growth(need, QCOW2_NEED_L1, l1_index);
 	if (!(l1 & QCOW2_OFLAG_COPIED))
 		return qcow2_need_growth(need, QCOW2_NEED_L2_TABLE, l1_index);
 	if (qcow2_check_l1_entry(&img->geo, l1) || !(l1 & QCOW2_OFFSET_MASK))
@@ -414,7 +417,7 @@ int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	      struct qcow2_extent *extent)
 {
 	const struct qcow2_geometry *geo = &img->geo;
-	u64 l1 = READ_ONCE(img->l1[qcow2_l1_index(geo, guest_offset)]);
+	u64 l1 = qcow2_l1_entry(img, qcow2_l1_index(geo, guest_offset));
 	struct qcow2_slice *slice;
 	int ret;
 

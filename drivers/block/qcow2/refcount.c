@@ -25,16 +25,18 @@
  * its own: what is allocated in step 3 is referred to only after a commit,
  * whose first flush covers the entry.
  *
- * A longer refcount table lies behind the range of the old one, together with
- * the blocks that count both:
+ * A longer refcount table lies behind all that blocks describe, together with
+ * the blocks that count both, and more clusters if a table of another kind needs
+ * so many that they would not fit between two blocks:
  *
  * 1. write the blocks and the table; flush
  * 2. write the header; flush
  * 3. drop the references to the old table's clusters, as any other drop
  *
- * If there's a crash, then: before 2 the old table rules and the new one is
- * outside of all that it describes; after 2 the new one rules and the old one
- * is a leak.
+ * If there's a crash, then: before 2 the old table rules and the new one lies
+ * where it has no blocks, so nothing is in use; after 2 the new one rules, and
+ * the old one is a leak, as are the other clusters until something refers to
+ * them.
  */
 
 #include <linux/bits.h>
@@ -343,16 +345,21 @@ int qcow2_alloc_refblock(struct qcow2_image *img, u32 index)
 
 /**
  * struct new_reftable - a longer refcount table and where it goes
- * @first: host cluster where its blocks start; the table follows them
+ * @index: of the first entry that has no block, and none behind it has one
+ * @first: host cluster where its range starts, and new blocks do; the table
+ *	follows them
  * @blocks: number of those blocks, in clusters
  * @clusters: length of the table
+ * @extra: clusters that are in use behind the table
  * @entries: length of the table
  * @table: its content, CPU byte order
  */
 struct new_reftable {
+	u32 index;
 	u64 first;
 	u64 blocks;
 	u64 clusters;
+	u64 extra;
 	u32 entries;
 	u64 *table;
 };
@@ -363,6 +370,36 @@ static u64 reftable_offset(const struct qcow2_geometry *geo,
 	return (new->first + new->blocks) << geo->cluster_bits;
 }
 
+static u64 extra_offset(const struct qcow2_geometry *geo,
+			const struct new_reftable *new)
+{
+	return reftable_offset(geo, new) + (new->clusters << geo->cluster_bits);
+}
+
+/* All of it: blocks, table and what follows. */
+static u64 area_clusters(const struct new_reftable *new)
+{
+	return new->blocks + new->clusters + new->extra;
+}
+
+static u32 index_behind_blocks(struct qcow2_image *img)
+{
+	u32 index = img->reftable_entries;
+
+	while (index && !(img->reftable[index - 1] & QCOW2_REFTABLE_OFFSET_MASK))
+		index--;
+	return index;
+}
+
+/* A table that gets too short becomes longer by half at least. */
+static u64 plan_entries(struct qcow2_image *img, u64 min_entries)
+{
+	if (min_entries <= img->reftable_entries)
+		return img->reftable_entries;
+	return max(min_entries, min(img->reftable_entries * 3ULL / 2,
+				    QCOW2_MAX_REFTABLE_BYTES / sizeof(u64)));
+}
+
 /* How long the table becomes, and how many blocks count it and themselves. */
 static int plan_reftable(struct qcow2_image *img, u64 min_entries,
 			 struct new_reftable *new)
@@ -371,20 +408,18 @@ static int plan_reftable(struct qcow2_image *img, u64 min_entries,
 	u64 per_block = BIT_ULL(geo->refblock_bits);
 	u64 entries, blocks = 1;
 
-	new->first = (u64)img->reftable_entries << geo->refblock_bits;
+	new->index = index_behind_blocks(img);
+	new->first = (u64)new->index << geo->refblock_bits;
 	do {
 		new->blocks = blocks;
-		entries = min(img->reftable_entries * 3ULL / 2,
-			      QCOW2_MAX_REFTABLE_BYTES / sizeof(u64));
-		entries = max3(entries, min_entries,
-			       img->reftable_entries + blocks);
+		entries = plan_entries(img, max(min_entries,
+						new->index + blocks));
 		new->clusters = qcow2_clusters_of(geo, entries * sizeof(u64));
-		blocks = DIV_ROUND_UP_ULL(new->blocks + new->clusters,
-					  per_block);
+		blocks = DIV_ROUND_UP_ULL(area_clusters(new), per_block);
 	} while (blocks > new->blocks);
 	entries = (new->clusters << geo->cluster_bits) / sizeof(u64);
 	if (entries > QCOW2_MAX_REFTABLE_BYTES / sizeof(u64) ||
-	    !fits_file(img, new->first + new->blocks + new->clusters))
+	    !fits_file(img, new->first + area_clusters(new)))
 		return -ENOSPC;
 	new->entries = entries;
 	return 0;
@@ -403,29 +438,9 @@ static int fill_reftable(struct qcow2_image *img, struct new_reftable *new)
 	memcpy(new->table, img->reftable,
 	       img->reftable_entries * sizeof(u64));
 	for (i = 0; i < new->blocks; i++)
-		new->table[img->reftable_entries + i] =
+		new->table[new->index + i] =
 			(new->first + i) << geo->cluster_bits;
 	return 0;
-}
-
-static int write_reftable(struct qcow2_image *img,
-			  const struct new_reftable *new)
-{
-	u64 offset = reftable_offset(&img->geo, new);
-	u32 per_slice = qcow2_slice_bytes(&img->geo) / sizeof(u64);
-	__be64 *page = (__be64 *)__get_free_page(GFP_NOIO);
-	int ret = page ? 0 : -ENOMEM;
-	u32 i, j;
-
-	for (i = 0; i < new->entries && !ret; i += per_slice) {
-		for (j = 0; j < per_slice; j++)
-			page[j] = cpu_to_be64(new->table[i + j]);
-		ret = qcow2_file_rw_page(img->file, true,
-					 offset + i * sizeof(u64), page,
-					 qcow2_slice_bytes(&img->geo));
-	}
-	free_page((unsigned long)page);
-	return ret;
 }
 
 static int point_header_to(struct qcow2_image *img,
@@ -448,19 +463,6 @@ static int point_header_to(struct qcow2_image *img,
 				   &field, sizeof(field));
 }
 
-/* The clusters of the present table, to be freed when it is not used more. */
-static struct qcow2_drop *drop_of_reftable(struct qcow2_image *img)
-{
-	const struct qcow2_geometry *geo = &img->geo;
-	struct qcow2_drop *drop = qcow2_drop_alloc(geo->reftable_clusters);
-	u32 i;
-
-	for (i = 0; drop && i < geo->reftable_clusters; i++)
-		drop->offsets[i] = geo->reftable_offset +
-				   ((u64)i << geo->cluster_bits);
-	return drop;
-}
-
 static void use_reftable(struct qcow2_image *img, struct new_reftable *new,
 			 struct qcow2_drop *drop)
 {
@@ -478,12 +480,44 @@ static void use_reftable(struct qcow2_image *img, struct new_reftable *new,
 	mutex_unlock(&img->meta_lock);
 }
 
+/* QEMU: qcow2_refcount_area() */
+static int replace_reftable(struct qcow2_image *img, u64 min_entries,
+			    struct new_reftable *new)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	struct qcow2_drop *drop;
+	int ret;
+
+	ret = plan_reftable(img, min_entries, new);
+	if (ret)
+		return ret;
+	ret = qcow2_offsets_reserve(img, &img->refblocks, new->blocks);
+	ret = ret ?: take_area(img, new->first, area_clusters(new));
+	if (ret)
+		return ret;
+	drop = qcow2_drop_alloc_area(img, geo->reftable_offset,
+				     geo->reftable_clusters);
+	ret = drop ? fill_reftable(img, new) : -ENOMEM;
+	ret = ret ?: write_refblocks_at(img, new->first, new->blocks,
+					new->first + area_clusters(new));
+	ret = ret ?: qcow2_write_table(img, reftable_offset(geo, new),
+				       new->table, new->entries);
+	ret = ret ?: qcow2_file_flush(img->file);
+	ret = ret ?: point_header_to(img, new);
+	if (ret)
+		kvfree(drop);
+	else
+		use_reftable(img, new, drop);
+	kvfree(new->table);
+	return ret;
+}
+
 /**
  * qcow2_grow_reftable() - make the refcount table longer
  * @img: the image
  * @min_entries: number of entries that it shall have at least
  *
- * QEMU: qcow2_refcount_area().  Does nothing if somebody was faster.
+ * Does nothing if somebody was faster.
  *
  * Context: grow_lock held; sleeps, does I/O.
  * Return: 0 or a negative errno.
@@ -491,30 +525,32 @@ static void use_reftable(struct qcow2_image *img, struct new_reftable *new,
 int qcow2_grow_reftable(struct qcow2_image *img, u64 min_entries)
 {
 	struct new_reftable new = {};
-	struct qcow2_drop *drop;
-	int ret;
 
 	lockdep_assert_held(&img->grow_lock);
 	if (min_entries <= img->reftable_entries)
 		return 0;
-	ret = plan_reftable(img, min_entries, &new);
-	if (ret)
-		return ret;
-	ret = qcow2_offsets_reserve(img, &img->refblocks, new.blocks);
-	ret = ret ?: take_area(img, new.first, new.blocks + new.clusters);
-	if (ret)
-		return ret;
-	drop = drop_of_reftable(img);
-	ret = drop ? fill_reftable(img, &new) : -ENOMEM;
-	ret = ret ?: write_refblocks_at(img, new.first, new.blocks,
-					new.first + new.blocks + new.clusters);
-	ret = ret ?: write_reftable(img, &new);
-	ret = ret ?: qcow2_file_flush(img->file);
-	ret = ret ?: point_header_to(img, &new);
-	if (ret)
-		kvfree(drop);
-	else
-		use_reftable(img, &new, drop);
-	kvfree(new.table);
+	return replace_reftable(img, min_entries, &new);
+}
+
+/**
+ * qcow2_refcount_area() - take contiguous clusters where no refcount block is
+ * @img: the image
+ * @nr: number of clusters
+ * @offset: filled in: host offset of the first in bytes
+ *
+ * Their refcounts are durable, with the blocks that hold them and a refcount
+ * table that is written anew.
+ *
+ * Context: grow_lock held; sleeps, does I/O.
+ * Return: 0 or a negative errno; then nothing was taken.
+ */
+int qcow2_refcount_area(struct qcow2_image *img, u64 nr, u64 *offset)
+{
+	struct new_reftable new = { .extra = nr };
+	int ret;
+
+	lockdep_assert_held(&img->grow_lock);
+	ret = replace_reftable(img, 0, &new);
+	*offset = extra_offset(&img->geo, &new);
 	return ret;
 }

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The L1 table, and the L2 tables that it points to.
+ */
+
+/**
+ * DOC: L1 table
+ *
+ * The active L1 table is in memory as a whole: one object behind an RCU
+ * pointer, so that readers need no lock to look at it.  Who holds grow_lock may
+ * change an entry, or put a longer table in its place, and takes meta_lock for
+ * the moment of the change.
+ *
+ * Both are made durable on their own, in this order.  A new L2 table:
+ *
+ * 1. allocate a cluster; write its refcount and the new table; flush
+ * 2. write the L1 entry
+ * 3. drop the reference to the old table, if there was one
+ *
+ * If there's a crash, then: before 2 the cluster is a leak; after 2 the new
+ * table maps what the old one did.  What is added to it comes with a commit,
+ * whose first flush covers the L1 entry.
+ *
+ * A longer L1 table:
+ *
+ * 1. allocate contiguous clusters; write their refcounts and the table; flush
+ * 2. write its length and place in the header; flush
+ * 3. drop the references to the old table's clusters, as any other drop
+ *
+ * If there's a crash, then: before 2 the old table rules and the new one is a
+ * leak; after 2 the new one rules, which says what the old one did, and the old
+ * one is a leak.  Step 2 changes one sector, and entries only change in the
+ * table that rules, so there is nothing in between.
+ *
+ * If step 1 fails, or step 2 without a write, all is as it was but for the new
+ * clusters, which are dropped.
+ */
+
+#include <linux/build_bug.h>
+#include <linux/err.h>
+#include <linux/errno.h>
+#include <linux/minmax.h>
+#include <linux/mm.h>
+#include <linux/overflow.h>
+#include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/stddef.h>
+#include <linux/string.h>
+#include <asm/byteorder.h>
+
+#include "image.h"
+
+/*
+ * The table in memory.
+ */
+
+/**
+ * qcow2_l1_entry() - read an entry of the active L1 table
+ * @img: the image
+ * @index: which one
+ *
+ * Context: any.
+ * Return: the entry; 0 behind the end of the table.
+ */
+u64 qcow2_l1_entry(struct qcow2_image *img, u32 index)
+{
+	const struct qcow2_l1 *l1;
+	u64 entry = 0;
+
+	rcu_read_lock();
+	l1 = rcu_dereference(img->l1);
+	if (index < l1->entries)
+		entry = READ_ONCE(l1->entry[index]);
+	rcu_read_unlock();
+	return entry;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_l1_entry);
+
+/* The table, for who may change it. */
+static struct qcow2_l1 *own_l1(struct qcow2_image *img)
+{
+	return rcu_dereference_protected(img->l1,
+					 lockdep_is_held(&img->grow_lock));
+}
+
+/*
+ * L2 tables.
+ */
+
+static int copy_l2_table(struct qcow2_image *img, u64 from, u64 to)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u32 pos;
+
+	for (pos = 0; pos < geo->cluster_bytes; pos += qcow2_slice_bytes(geo)) {
+		struct qcow2_slice *slice;
+		int ret;
+
+		slice = qcow2_slice_get(img, QCOW2_SLICE_L2, from + pos);
+		if (IS_ERR(slice))
+			return PTR_ERR(slice);
+		ret = qcow2_file_rw_page(img->file, true, to + pos,
+					 slice->data, qcow2_slice_bytes(geo));
+		qcow2_slice_put(slice);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+static int write_new_l2_table(struct qcow2_image *img, u64 old, u64 new)
+{
+	int ret;
+
+	if (old)
+		ret = copy_l2_table(img, old, new);
+	else
+		ret = qcow2_file_write_zeroes(img->file, new,
+					      img->geo.cluster_bytes);
+	ret = ret ?: qcow2_commit_refcounts(img);
+	return ret ?: qcow2_file_flush(img->file);
+}
+
+static void use_l2_table(struct qcow2_image *img, u32 index, u64 entry,
+			 struct qcow2_drop *drop)
+{
+	struct qcow2_l1 *l1 = own_l1(img);
+
+	mutex_lock(&img->meta_lock);
+	qcow2_offsets_remove(img, &img->l2_tables,
+			     l1->entry[index] & QCOW2_OFFSET_MASK);
+	qcow2_offsets_add(img, &img->l2_tables, entry & QCOW2_OFFSET_MASK);
+	WRITE_ONCE(l1->entry[index], entry);
+	if (drop)
+		qcow2_drop_later(img, drop);
+	mutex_unlock(&img->meta_lock);
+}
+
+/* With a cluster allocated: makes it the L2 table of L1 entry @index. */
+static int link_l2_table(struct qcow2_image *img, u32 index,
+			 struct qcow2_run *run)
+{
+	const struct qcow2_l1 *l1 = own_l1(img);
+	u64 old = l1->entry[index] & QCOW2_OFFSET_MASK;
+	u64 entry = run->host_offset | QCOW2_OFLAG_COPIED;
+	struct qcow2_drop *drop = NULL;
+	int ret;
+
+	if (old) {
+		drop = qcow2_drop_alloc(1);
+		if (!drop)
+			return -ENOMEM;
+		drop->offsets[0] = old;
+	}
+	ret = qcow2_offsets_reserve(img, &img->l2_tables, 1);
+	ret = ret ?: write_new_l2_table(img, old, run->host_offset);
+	if (!ret) {
+		ret = qcow2_write_table_entry(img, img->geo.l1_offset,
+					      l1->entry, l1->entries, index,
+					      entry);
+		/* On failure the image is read-only now: the cluster leaks. */
+		if (!ret)
+			use_l2_table(img, index, entry, drop);
+	}
+	if (ret)
+		kvfree(drop);
+	return ret;
+}
+
+/**
+ * qcow2_alloc_l2_table() - give an L1 entry an L2 table of its own
+ * @img: the image
+ * @index: of the entry
+ *
+ * QEMU: l2_allocate().  Does nothing if somebody was faster.
+ *
+ * Context: grow_lock held; sleeps, does I/O.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index)
+{
+	u64 old = qcow2_l1_entry(img, index);
+	struct qcow2_run run;
+	int ret;
+
+	lockdep_assert_held(&img->grow_lock);
+	if (old & QCOW2_OFLAG_COPIED)
+		return 0;
+	if (qcow2_check_l1_entry(&img->geo, old))
+		return qcow2_image_fail(img, -EUCLEAN,
+					"damaged L1 entry %u: 0x%016llx", index,
+					old);
+	ret = qcow2_alloc_table_cluster(img, &run);
+	if (ret)
+		return ret;
+	ret = link_l2_table(img, index, &run);
+	if (ret && !qcow2_image_needs_check(img)) {
+		mutex_lock(&img->meta_lock);
+		qcow2_alloc_undo(img, &run);
+		mutex_unlock(&img->meta_lock);
+	} else {
+		qcow2_slice_put(run.refblock);
+	}
+	return ret;
+}
+
+/*
+ * Growth.
+ */
+
+/**
+ * struct new_l1 - a longer L1 table and where it goes
+ * @offset: host offset of its first cluster in bytes
+ * @clusters: number of clusters
+ * @l1: its content
+ * @drop: its clusters, in case it comes to nothing
+ * @old: the clusters of the present table
+ */
+struct new_l1 {
+	u64 offset;
+	u32 clusters;
+	struct qcow2_l1 *l1;
+	struct qcow2_drop *drop;
+	struct qcow2_drop *old;
+};
+
+static struct qcow2_l1 *copy_l1(const struct qcow2_l1 *old, u32 entries)
+{
+	unsigned int noio = memalloc_noio_save();
+	struct qcow2_l1 *l1;
+
+	l1 = kvzalloc(struct_size(l1, entry, entries), GFP_KERNEL);
+	memalloc_noio_restore(noio);
+	if (!l1)
+		return NULL;
+	l1->entries = entries;
+	memcpy(l1->entry, old->entry, old->entries * sizeof(u64));
+	return l1;
+}
+
+static u32 clusters_of(const struct qcow2_geometry *geo, u32 entries)
+{
+	return qcow2_clusters_of(geo, (u64)entries * sizeof(u64));
+}
+
+/* Gets all the memory, so that what may be half done later can be undone. */
+static int prepare_l1(struct qcow2_image *img, u32 entries, struct new_l1 *new)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+
+	new->clusters = clusters_of(geo, entries);
+	new->l1 = copy_l1(own_l1(img), entries);
+	new->drop = qcow2_drop_alloc(new->clusters);
+	new->old = qcow2_drop_alloc_area(img, geo->l1_offset,
+					 clusters_of(geo, geo->l1_entries));
+	return new->l1 && new->drop && new->old ? 0 : -ENOMEM;
+}
+
+static void free_new_l1(struct new_l1 *new)
+{
+	kvfree(new->l1);
+	kvfree(new->drop);
+	kvfree(new->old);
+}
+
+static int alloc_l1(struct qcow2_image *img, struct new_l1 *new)
+{
+	int ret = qcow2_alloc_area(img, new->clusters, &new->offset);
+	u32 i;
+
+	for (i = 0; i < new->clusters && !ret; i++)
+		new->drop->offsets[i] = new->offset +
+					((u64)i << img->geo.cluster_bits);
+	return ret;
+}
+
+static int point_header_to(struct qcow2_image *img, const struct new_l1 *new)
+{
+	struct {
+		__be32 entries;
+		__be64 offset;
+	} __packed field = {
+		.entries = cpu_to_be32(new->l1->entries),
+		.offset = cpu_to_be64(new->offset),
+	};
+
+	static_assert(offsetof(struct qcow2_disk_header, l1_table_offset) -
+		      offsetof(struct qcow2_disk_header, l1_size) ==
+		      sizeof(field.entries));
+	return qcow2_header_update(img, offsetof(struct qcow2_disk_header,
+						 l1_size),
+				   &field, sizeof(field));
+}
+
+static int write_new_l1(struct qcow2_image *img, const struct new_l1 *new)
+{
+	int ret;
+
+	ret = qcow2_write_table(img, new->offset, new->l1->entry,
+				new->l1->entries);
+	ret = ret ?: qcow2_commit_refcounts(img);
+	/* I1, and the table: before what refers to it. */
+	ret = ret ?: qcow2_file_flush(img->file);
+	return ret ?: point_header_to(img, new);
+}
+
+/* Leaves the present table and its clusters' record in @new's place. */
+static void use_l1(struct qcow2_image *img, struct new_l1 *new)
+{
+	struct qcow2_l1 *old = own_l1(img);
+
+	mutex_lock(&img->meta_lock);
+	rcu_assign_pointer(img->l1, new->l1);
+	img->geo.l1_entries = new->l1->entries;
+	img->geo.l1_offset = new->offset;
+	qcow2_drop_later(img, new->old);
+	mutex_unlock(&img->meta_lock);
+	synchronize_rcu();
+	new->l1 = old;
+	new->old = NULL;
+}
+
+static void give_back(struct qcow2_image *img, struct new_l1 *new)
+{
+	/* Then nobody knows whether the header has the new table: a leak. */
+	if (qcow2_image_needs_check(img))
+		return;
+	mutex_lock(&img->meta_lock);
+	qcow2_drop_later(img, new->drop);
+	mutex_unlock(&img->meta_lock);
+	new->drop = NULL;
+}
+
+/**
+ * qcow2_grow_l1() - make the L1 table longer
+ * @img: the image
+ * @min_entries: number of entries that it shall have at least
+ *
+ * It becomes longer by half at least, so that it need not grow often.
+ *
+ * QEMU: qcow2_grow_l1_table().  Does nothing if somebody was faster.
+ *
+ * Context: grow_lock held; sleeps, does I/O.
+ * Return: 0; -EFBIG if no L1 table may be so long; -ENOSPC if the file must not
+ * become so long; or another negative errno.
+ */
+int qcow2_grow_l1(struct qcow2_image *img, u64 min_entries)
+{
+	const u32 max_entries = QCOW2_MAX_L1_BYTES / sizeof(u64);
+	u32 old = img->geo.l1_entries;
+	struct new_l1 new = {};
+	int ret;
+
+	lockdep_assert_held(&img->grow_lock);
+	if (min_entries <= old)
+		return 0;
+	if (min_entries > max_entries)
+		return -EFBIG;
+	ret = prepare_l1(img, clamp(old + old / 2, (u32)min_entries,
+				    max_entries), &new);
+	ret = ret ?: alloc_l1(img, &new);
+	if (!ret) {
+		ret = write_new_l1(img, &new);
+		if (ret)
+			give_back(img, &new);
+		else
+			use_l1(img, &new);
+	}
+	free_new_l1(&new);
+	return ret;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_grow_l1);
