@@ -2,6 +2,7 @@
 #
 # make demo	set everything up, then attach an image and use it
 # make check	set everything up, then run every test
+# make check-long	the same with many more rounds; takes hours
 #
 # Both work on a fresh Debian 12.  What they build is kept in build/ and, for
 # kernels, in ~/.cache/qcow2-ko; a second run takes what is there.
@@ -36,8 +37,8 @@ check:
 check-builds check-tool check-kunit check-engine check-guest check-e2e: setup
 	@scripts/check $(@:check-%=%)
 
-# The longer runs come with the tests that need them.
-check-long: check
+check-long:
+	@scripts/check --long
 
 clean:
 	rm -rf build

@@ -32,6 +32,10 @@ EXIT_INVALID = 4
 EXIT_UNSUPPORTED = 5
 EXIT_BUSY = 6
 EXIT_NO_DEVICE = 7
+EXIT_LOST = 9
+
+# make check-long: scenarios that can take more rounds do.
+LONG = os.environ.get("QCOW2_LONG") == "1"
 
 
 class Failure(Exception):
@@ -84,6 +88,11 @@ def finish():
     """Print the plan, without which a scenario counts as failed; exit."""
     print(f"1..{len(_cases)}")
     sys.exit(0 if all(_cases) else 1)
+
+
+def note(text):
+    """A line beside the results."""
+    print(f"# {text}", flush=True)
 
 
 def expect(condition, what):
@@ -287,13 +296,13 @@ class Disk:
         os.close(self.fd)
         self.buffer.close()
 
-    def write(self, offset, data):
+    def write(self, offset, data, flags=0):
         """Requests of at most 1 MiB; raises OSError."""
         for start_at in range(0, len(data), MIB):
             part = data[start_at:start_at + MIB]
             self.buffer[:len(part)] = part
             with memoryview(self.buffer) as view, view[:len(part)] as piece:
-                done = os.pwritev(self.fd, [piece], offset + start_at)
+                done = os.pwritev(self.fd, [piece], offset + start_at, flags)
             expect_equal(done, len(part), "bytes written")
 
     def read(self, offset, length):
@@ -354,6 +363,7 @@ def noise(size, seed):
 # data		a byte in the middle of each run of guest data
 # refcount	the count of the header's cluster, which is 0 then
 # leak		the same, which is 3 then
+# replay	(power-cut only) writes that the disk should have made durable
 # Cases that look at the data, or at the image, must fail.
 
 
@@ -362,7 +372,7 @@ def sabotage(image):
     if how == "data":
         for place in data_bytes(image):
             flip(image, place, 0x01)
-    elif how:
+    elif how in ("refcount", "leak"):
         flip(image, first_refcount(image), {"refcount": 0x01, "leak": 0x02}[how])
 
 

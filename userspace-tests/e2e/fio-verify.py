@@ -32,7 +32,7 @@ def write_as_neighbours(device, offset, size, engine):
 
 
 def virtual_size(cluster):
-    return max(8 * MIB, min(32 * MIB, cluster * 512))
+    return max(8 * MIB, min(32 * MIB, cluster * 512)) * (4 if LONG else 1)
 
 
 def verify(image, cluster, engine, *options):
@@ -54,7 +54,7 @@ for bits in range(9, 22):
     with case(f"clusters of {1 << bits} bytes"):
         verify(work("image"), 1 << bits, ENGINES[bits % 2])
 
-disk, = ram_disks(1, 256 * MIB)
+disk, = ram_disks(1, (1024 if LONG else 256) * MIB)
 with ext4_on(disk, "/mnt/ram"):
     for bits in (9, 12, 13, 16, 21):
         with case(f"clusters of {1 << bits} bytes, --direct-io"):

@@ -3,28 +3,8 @@
 """Random reads, writes, zeroes and discards by eight jobs, against a model; and
 what discards are for: freed clusters are given back and used again."""
 
+import blkmodel
 from e2e import *
-
-JOBS, OPERATIONS = 8, 700
-# Jobs' parts end inside of clusters.
-SIZE = 12 * MIB + 3 * SECTOR
-
-
-def program():
-    path = "/run/blkmodel"
-    run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", path,
-        os.path.join(os.path.dirname(__file__), "blkmodel.c"))
-    return path
-
-
-def test(seed, *options, directory=WORK, size=SIZE, **create_options):
-    image = create(os.path.join(directory, "image"), size, **create_options)
-    with Device(image, *options) as device:
-        run(blkmodel, device.path, seed, OPERATIONS, JOBS)
-        found = digest(device.path)
-    check(image)
-    expect_equal(digest(to_raw(image, work("raw"))), found, "what QEMU reads")
-
 
 def allocated(path):
     return os.stat(path).st_blocks * SECTOR
@@ -82,19 +62,20 @@ def test_partial_discard():
     check(image)
 
 
-blkmodel = program()
+OPERATIONS = 15000 if LONG else 700
+model = blkmodel.Model(OPERATIONS)
 for number, bits in enumerate((9, 10, 12, 14, 16, 18, 21)):
     with case(f"random operations, clusters of {1 << bits} bytes"):
-        test(number, cluster_size=1 << bits)
+        model.run(number, cluster_size=1 << bits)
 for number, bits in enumerate((14, 16, 21)):
     with case(f"random operations, extended L2, clusters of {1 << bits} bytes"):
-        test(20 + number, cluster_size=1 << bits, extended_l2="on")
+        model.run(20 + number, cluster_size=1 << bits, extended_l2="on")
 with case("random operations, extended L2, preallocated"):
-    test(30, cluster_size=64 * KIB, extended_l2="on", preallocation="metadata")
+    model.run(30, cluster_size=64 * KIB, extended_l2="on", preallocation="metadata")
 with case("random operations, compat=0.10"):
-    test(31, compat="0.10")
+    model.run(31, compat="0.10")
 with case("random operations, refcount_bits=1"):
-    test(32, refcount_bits=1, cluster_size=4096)
+    model.run(32, refcount_bits=1, cluster_size=4096)
 for number, options in enumerate(({}, {"extended_l2": "on"})):
     with case(f"discard and write again, the file stays small {options or ''}"):
         test_reuse(**options)
@@ -105,7 +86,7 @@ with case("a discard of parts of clusters, extended L2"):
 ram, = ram_disks(1, 256 * MIB)
 with ext4_on(ram, "/mnt/ram"):
     with case("random operations, --direct-io"):
-        test(40, "--direct-io", directory="/mnt/ram")
+        model.run(40, "--direct-io", directory="/mnt/ram")
     with case("random operations, --direct-io, extended L2"):
-        test(41, "--direct-io", directory="/mnt/ram", extended_l2="on")
+        model.run(41, "--direct-io", directory="/mnt/ram", extended_l2="on")
 finish()

@@ -1,0 +1,86 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-only
+# guest: --kernel uml-debug --timeout 900
+"""The random model in the kernel that looks for what no result shows: memory used
+after it was freed or never freed, locks taken in two orders, sleep where none may be."""
+
+import re
+
+import blkmodel
+from e2e import *
+
+FAULT = re.compile(r"WARNING|BUG|KASAN|UBSAN|DEBUG_LOCKS|possible (?:circular|recursive|irq lock)|"
+                   r"inconsistent lock state|suspicious RCU|sleeping function|scheduling while|"
+                   r"held lock|kmemleak: \d+ new|INFO: (?:task|lockdep|rcu|trying)|"
+                   r"refcount_t|corruption|Call Trace")
+KMEMLEAK = "/sys/kernel/debug/kmemleak"
+
+
+def expect_quiet_log():
+    """Since the case before; scripts/guest looks at the whole log, by a list of its own."""
+    lines = kernel_log().splitlines()
+    found = [line for line in lines[expect_quiet_log.seen:] if FAULT.search(line)]
+    expect_quiet_log.seen = len(lines)
+    expect(not found, "in the kernel log:\n" + "\n".join(found[:20]))
+
+
+# What the kernel said of itself at its boot is none of the driver's.
+expect_quiet_log.seen = len(kernel_log().splitlines())
+
+
+def expect_debug_kernel():
+    """Else the rest would look for nothing. (Both are there in such a kernel only.)"""
+    expect(os.path.exists(KMEMLEAK), "no kmemleak")
+    expect(os.path.exists("/proc/lockdep_stats"), "no lockdep")
+    symbols = content("/proc/kallsyms")
+    expect(b" kasan_report\n" in symbols, "no KASAN")
+    state = next(line for line in content("/proc/lockdep_stats").decode().splitlines()
+                 if "debug_locks" in line)
+    expect_equal(state.split()[-1], "1", "debug_locks: has lockdep given up?")
+
+
+def scan():
+    """Younger objects are not looked at, and one scan alone may be mistaken."""
+    time.sleep(6)
+    for _ in range(2):
+        with open(KMEMLEAK, "w", encoding="ascii") as file:
+            file.write("scan")
+    return content(KMEMLEAK).decode(errors="replace")
+
+
+def unload_and_load():
+    run("rmmod", "qcow2")
+    leaks = scan()
+    expect(not leaks, f"kmemleak:\n{leaks[:4000]}")
+    run("insmod", os.path.join(os.environ["QCOW2_BUILD"], "drivers/block/qcow2/qcow2.ko"))
+
+
+def model_case(title, *arguments, **options):
+    with case(f"random operations, {title}"):
+        model.run(*arguments, **options)
+        expect_quiet_log()
+
+
+with case("the kernel can see it"):
+    expect_debug_kernel()
+# A boot alone takes more than a minute there, and a run of qemu-img some seconds.
+model = blkmodel.Model(1500 if LONG else 60, timeout=400)
+model_case("extended L2", 100, extended_l2="on", cluster_size=16 * KIB)
+ram, = ram_disks(1, 128 * MIB)
+with ext4_on(ram, "/mnt/ram"):
+    model_case("--direct-io", 101, "--direct-io", directory="/mnt/ram", cluster_size=4096)
+    if LONG:
+        model_case("clusters of 512 bytes", 102, cluster_size=512)
+        model_case("clusters of 65536 bytes", 103)
+        model_case("--direct-io, extended L2", 104, "--direct-io", directory="/mnt/ram",
+                   extended_l2="on")
+with case("an attach that is refused"):
+    image = create(work("image"), MIB)
+    patch(image, 48, "Q", 1)
+    run("qcowctl", "attach", image, status=EXIT_INVALID)
+with case("rmmod leaves no memory behind"):
+    unload_and_load()
+with case("lockdep is still awake, and the log is quiet"):
+    expect_debug_kernel()
+    expect_quiet_log()
+finish()
