@@ -264,14 +264,6 @@ static int commit_failed(struct qcow2_image *img, int error)
 	return error;
 }
 
-/* A flush that failed may have lost data that was written before. */
-static int flush_file(struct qcow2_image *img)
-{
-	int ret = qcow2_file_flush(img->file);
-
-	return ret ? -EIO : 0;
-}
-
 static void stock_for_batch(struct qcow2_image *img)
 {
 	size_t nr = clamp(READ_ONCE(img->nr_dirty), COPIES_MIN, COPIES_MAX);
@@ -339,11 +331,11 @@ static int commit_batch(struct qcow2_image *img, bool *more)
 
 	ret = write_refblocks(img, &refblocks);
 	/* I1, I2: refcounts, data and COW data before what refers to them. */
-	ret = ret ?: flush_file(img);
+	ret = ret ?: qcow2_flush_file(img);
 	if (!ret && !list_empty(&l2)) {
 		ret = write_copies(img, &l2);
 		/* I3: removals before the drop of refcounts. */
-		ret = ret ?: flush_file(img);
+		ret = ret ?: qcow2_flush_file(img);
 	}
 	put_copies(img, &l2, &img->l2_copies, ret);
 	if (ret)
@@ -853,7 +845,7 @@ int qcow2_commit_stop(struct qcow2_image *img)
 	cancel_delayed_work_sync(&img->commit_work);
 	if (!ret && test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags) &&
 	    !qcow2_image_needs_check(img))
-		ret = qcow2_file_flush(img->file) ?: qcow2_mark_clean(img);
+		ret = qcow2_flush_file(img) ?: qcow2_mark_clean(img);
 	return ret;
 }
 

@@ -136,6 +136,20 @@ static u32 block_bytes(struct qcow2_image *img)
 	return qcow2_file_align(img->file);
 }
 
+/**
+ * qcow2_flush_file() - flush the file, on which the order of metadata relies
+ * @img: the image, which fails if this fails: what was written may be lost
+ *
+ * Context: sleeps, does I/O.
+ * Return: 0 or -EIO.
+ */
+int qcow2_flush_file(struct qcow2_image *img)
+{
+	if (!qcow2_file_flush(img->file))
+		return 0;
+	return qcow2_image_fail(img, -EIO, "cannot flush the file");
+}
+
 static int write_header(struct qcow2_image *img, void *page, u32 bytes)
 {
 	int ret = qcow2_file_rw_page(img->file, true, 0, page, bytes);
@@ -185,7 +199,9 @@ int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
  * @index: the entry
  * @value: its new content; the caller puts it into @table afterwards
  *
- * When this fails nobody knows what the file says, so the image fails.
+ * After -ENOMEM nothing was written.  After -ENOSPC the file has the old entry or
+ * the new one, which must remain valid; it can be tried again.  After any other
+ * error nobody knows what the file has, so the image fails.
  *
  * Context: grow_lock held; sleeps, does I/O; no flush.
  * Return: 0 or a negative errno.
@@ -211,11 +227,15 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 				 table_offset + first * sizeof(u64), page,
 				 block);
 	free_page((unsigned long)page);
-	if (ret)
+	if (!ret)
+		return 0;
+	if (ret != -ENOSPC && ret != -ENOMEM)
 		return qcow2_image_fail(img, ret,
 					"cannot write the table at offset 0x%llx",
 					table_offset);
-	return 0;
+	pr_err_ratelimited("qcow2: %s: no space or memory to write the table at offset 0x%llx (error %d)\n",
+			   img->name, table_offset, ret);
+	return -ENOSPC;
 }
 
 /**

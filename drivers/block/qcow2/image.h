@@ -536,6 +536,7 @@ void qcow2_image_watch(struct qcow2_image *img, void (*watch)(void *data),
 		       void *data);
 __printf(3, 4)
 int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...);
+int qcow2_flush_file(struct qcow2_image *img);
 int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
 			u32 bytes);
 int qcow2_write_table(struct qcow2_image *img, u64 offset, const u64 *table,

@@ -17,8 +17,8 @@
  * 2. write the L1 entry
  * 3. drop the reference to the old table, if there was one
  *
- * If there's a crash, then: before 2 the cluster is a leak; after 2 the new
- * table maps what the old one did.  What is added to it comes with a commit,
+ * If there's a crash, or no space for 2, then: before 2 the cluster is a leak;
+ * after 2 the new table maps what the old one did.  What is added to it comes with a commit,
  * whose first flush covers the L1 entry.
  *
  * A longer L1 table:
@@ -119,7 +119,7 @@ static int write_new_l2_table(struct qcow2_image *img, u64 old, u64 new)
 		ret = qcow2_file_write_zeroes(img->file, new,
 					      img->geo.cluster_bytes);
 	ret = ret ?: qcow2_commit_refcounts(img);
-	return ret ?: qcow2_file_flush(img->file);
+	return ret ?: qcow2_flush_file(img);
 }
 
 static void use_l2_table(struct qcow2_image *img, u32 index, u64 entry,
@@ -137,9 +137,13 @@ static void use_l2_table(struct qcow2_image *img, u32 index, u64 entry,
 	mutex_unlock(&img->meta_lock);
 }
 
-/* With a cluster allocated: makes it the L2 table of L1 entry @index. */
+/*
+ * With a cluster allocated: makes it the L2 table of L1 entry @index.  After an
+ * error *@linked says that the file may refer to it all the same, which is right
+ * too, for it says what the old table does: it must stay, and leaks.
+ */
 static int link_l2_table(struct qcow2_image *img, u32 index,
-			 struct qcow2_run *run)
+			 struct qcow2_run *run, bool *linked)
 {
 	const struct qcow2_l1 *l1 = own_l1(img);
 	u64 old = l1->entry[index] & QCOW2_OFFSET_MASK;
@@ -159,9 +163,10 @@ static int link_l2_table(struct qcow2_image *img, u32 index,
 		ret = qcow2_write_table_entry(img, img->geo.l1_offset,
 					      l1->entry, l1->entries, index,
 					      entry);
-		/* On failure the image is read-only now: the cluster leaks. */
 		if (!ret)
 			use_l2_table(img, index, entry, drop);
+		else if (ret != -ENOMEM)
+			*linked = true;
 	}
 	if (ret)
 		kvfree(drop);
@@ -181,6 +186,7 @@ static int link_l2_table(struct qcow2_image *img, u32 index,
 int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index)
 {
 	u64 old = qcow2_l1_entry(img, index);
+	bool linked = false;
 	struct qcow2_run run;
 	int ret;
 
@@ -194,8 +200,8 @@ int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index)
 	ret = qcow2_alloc_table_cluster(img, &run);
 	if (ret)
 		return ret;
-	ret = link_l2_table(img, index, &run);
-	if (ret && !qcow2_image_needs_check(img)) {
+	ret = link_l2_table(img, index, &run, &linked);
+	if (ret && !linked && !qcow2_image_needs_check(img)) {
 		mutex_lock(&img->meta_lock);
 		qcow2_alloc_undo(img, &run);
 		mutex_unlock(&img->meta_lock);
@@ -301,7 +307,7 @@ static int write_new_l1(struct qcow2_image *img, const struct new_l1 *new)
 				new->l1->entries);
 	ret = ret ?: qcow2_commit_refcounts(img);
 	/* I1, and the table: before what refers to it. */
-	ret = ret ?: qcow2_file_flush(img->file);
+	ret = ret ?: qcow2_flush_file(img);
 	return ret ?: point_header_to(img, new);
 }
 

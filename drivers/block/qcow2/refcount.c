@@ -329,7 +329,7 @@ int qcow2_alloc_refblock(struct qcow2_image *img, u32 index)
 	ret = qcow2_offsets_reserve(img, &img->refblocks, 1);
 	ret = ret ?: take_area(img, first, 1);
 	ret = ret ?: write_refblocks_at(img, first, 1, first + 1);
-	ret = ret ?: qcow2_file_flush(img->file);
+	ret = ret ?: qcow2_flush_file(img);
 	if (ret)
 		return ret;
 	ret = qcow2_write_table_entry(img, geo->reftable_offset, img->reftable,
@@ -502,7 +502,7 @@ static int replace_reftable(struct qcow2_image *img, u64 min_entries,
 					new->first + area_clusters(new));
 	ret = ret ?: qcow2_write_table(img, reftable_offset(geo, new),
 				       new->table, new->entries);
-	ret = ret ?: qcow2_file_flush(img->file);
+	ret = ret ?: qcow2_flush_file(img);
 	ret = ret ?: point_header_to(img, new);
 	if (ret)
 		kvfree(drop);
