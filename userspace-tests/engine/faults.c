@@ -784,6 +784,8 @@ static u64 how_many(const struct plan *plan, const struct trouble *t)
 
 static u64 step_of(const struct plan *plan, const struct trouble *t)
 {
+	if (t->source == OF_MEMORY && t->times > 1)
+		return t->times / 4;
 	if (t->source != OF_SPACE)
 		return 1;
 	return max(round_down(plan->grows / MAX_SPACES, 4096), 4096ULL);
