@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #include "base.h"
-#include "qcheck.h"
 #include "shim.h"
 
 extern char **environ;
@@ -233,6 +232,29 @@ static int make(const struct base_options *o, const char *path)
 	if (o->snapshot && o->filled && fill(o, &r, path))
 		return -1;
 	return compare_reader(path);
+}
+
+bool base_snapshot_is_kept(const char *path, const struct qimg *now)
+{
+	struct qimg q, old, new;
+	size_t bytes;
+	unsigned char *file, *was, *is;
+	bool kept;
+
+	if (!qimg_snapshot(now, &new))
+		return true;
+	file = read_file(path, &bytes);
+	was = calloc(1, now->virtual_bytes);
+	is = calloc(1, now->virtual_bytes);
+	kept = file && was && is && !qimg_open(&q, file, bytes) &&
+	       qimg_snapshot(&q, &old) &&
+	       !qimg_read(&old, 0, now->virtual_bytes, was) &&
+	       !qimg_read(&new, 0, now->virtual_bytes, is) &&
+	       !memcmp(was, is, now->virtual_bytes);
+	free(file);
+	free(was);
+	free(is);
+	return kept;
 }
 
 int base_make(const struct base_options *o, const char *dir, char *path,

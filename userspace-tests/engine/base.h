@@ -7,6 +7,8 @@
 
 #include <linux/types.h>
 
+#include "qcheck.h"
+
 /**
  * struct base_options - how an image is made
  * @cluster_bits: log2 of the cluster size
@@ -43,6 +45,12 @@ void base_describe(const struct base_options *options, char *text,
  */
 int base_make(const struct base_options *options, const char *dir, char *path,
 	      size_t bytes);
+
+/*
+ * Does the first snapshot of an image hold what it holds in the image at @path,
+ * which this one began as? True if there is none.
+ */
+bool base_snapshot_is_kept(const char *path, const struct qimg *now);
 
 /*
  * Runs a program without a shell; its exit status, -1 if it did not exit.

@@ -483,6 +483,7 @@ void qcow2_file_submit(struct qcow2_fio *fio)
 	bool now;
 
 	might_sleep();
+	shim_point();
 	check_transfer(filp, fio);
 	if (fio->offset >= QCOW2_MAX_HOST_OFFSET ||
 	    bytes > QCOW2_MAX_HOST_OFFSET - fio->offset) {
@@ -571,6 +572,7 @@ int qcow2_file_flush(struct qcow2_file *file)
 	int error;
 
 	might_sleep();
+	shim_point();
 	enter(filp);
 	record = begin(filp, MEMFILE_FLUSH, 0, 0);
 	error = fault_of(filp, MEMFILE_FLUSH, 0, 0);
@@ -708,8 +710,10 @@ int memfile_load(struct file *filp, const char *path)
 	if (fd < 0 || fstat(fd, &st))
 		return -errno;
 	while ((data = lseek(fd, pos, SEEK_DATA)) >= 0) {
+		off_t hole = lseek(fd, data, SEEK_HOLE);
+
 		pos = data - data % BLOCK_BYTES;
-		n = pread(fd, buf, sizeof(buf), pos);
+		n = pread(fd, buf, min_t(u64, sizeof(buf), hole - pos), pos);
 		if (n <= 0)
 			break;
 		enter(filp);
@@ -790,6 +794,16 @@ void memfile_log_clear(struct file *filp)
 	enter(filp);
 	while (filp->log_nr)
 		free(filp->log[--filp->log_nr].data);
+	leave(filp);
+}
+
+void memfile_pause(struct file *filp)
+{
+	enter(filp);
+}
+
+void memfile_go_on(struct file *filp)
+{
 	leave(filp);
 }
 
@@ -891,6 +905,7 @@ int memfile_zero_range(struct file *filp, u64 offset, u64 bytes, bool punch)
 	int error;
 
 	might_sleep();
+	shim_point();
 	enter(filp);
 	record = begin(filp, op, offset, bytes);
 	leave(filp);

@@ -113,6 +113,9 @@ u64 memfile_now(struct file *filp);
 /* The log; only while no transfer runs. */
 const struct memfile_record *memfile_log(struct file *filp, size_t *nr);
 void memfile_log_clear(struct file *filp);
+/* Between these nothing is added to the log, so that it can be read. */
+void memfile_pause(struct file *filp);
+void memfile_go_on(struct file *filp);
 /* How many of a kind were begun since the file was made. */
 u64 memfile_count(struct file *filp, enum memfile_op op);
 

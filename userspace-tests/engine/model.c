@@ -41,6 +41,7 @@ static struct {
  * @seed: the seed
  * @r: source of all that it decides
  * @base: the image
+ * @path: its file
  * @churn: clusters are freed and taken again all the time, while transfers are
  *	slow and commits frequent (invariants I3 and I4)
  * @w: the disk
@@ -50,6 +51,7 @@ struct program {
 	bool churn;
 	struct shim_random r;
 	struct base_options base;
+	char path[600];
 	struct workload w;
 };
 
@@ -142,6 +144,8 @@ static void look_ourselves(struct program *p)
 		wl_fail(p->seed, "closed image: %u corruptions, %u leaks%s; %s",
 			check.corruptions, check.leaks,
 			check.dirty ? ", dirty" : "", check.first);
+	if (!base_snapshot_is_kept(p->path, &q))
+		wl_fail(p->seed, "closed image: the snapshot has changed");
 	compare_disk(p, disk, "our reader");
 	free(disk);
 	free(file);
@@ -275,7 +279,7 @@ static void run_rounds(struct program *p)
 static void run_seed(u64 seed)
 {
 	struct program *p = calloc(1, sizeof(*p));
-	char path[600], name[200];
+	char name[200];
 
 	wl_name_seed(seed, HANG_SECONDS);
 	shim_log_clear();
@@ -288,9 +292,9 @@ static void run_seed(u64 seed)
 		base_describe(&p->base, name, sizeof(name));
 		fprintf(stderr, "seed %llu: %s\n", seed, name);
 	}
-	if (base_make(&p->base, image_dir, path, sizeof(path)))
+	if (base_make(&p->base, image_dir, p->path, sizeof(p->path)))
 		exit(2);
-	make_file(p, path);
+	make_file(p, p->path);
 	make_disk(p);
 	choose_mix(p);
 	run_rounds(p);

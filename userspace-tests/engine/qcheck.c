@@ -389,28 +389,65 @@ static void compare_refcounts(struct checker *c)
 		compare_one(c, i);
 }
 
+static void walk(struct checker *c)
+{
+	const struct qimg *q = c->q;
+
+	memset(c->result, 0, sizeof(*c->result));
+	c->result->dirty = q->incompatible & INCOMPAT_DIRTY;
+	c->result->corrupt = q->incompatible & INCOMPAT_CORRUPT;
+	c->nr = (q->bytes + q->cluster_bytes - 1) >> q->cluster_bits;
+	c->clusters = calloc(c->nr + 1, sizeof(*c->clusters));
+	if (!c->clusters)
+		abort();
+	refer(c, 0, q->cluster_bytes, KIND_HEADER);
+	check_reftable(c);
+	check_l1(c, q->l1_offset, q->l1_entries);
+	check_snapshots(c);
+}
+
 void qimg_check(const struct qimg *q, struct qcheck *result)
 {
 	struct checker c = { .q = q, .result = result };
 
-	memset(result, 0, sizeof(*result));
-	result->dirty = q->incompatible & INCOMPAT_DIRTY;
-	result->corrupt = q->incompatible & INCOMPAT_CORRUPT;
-	c.nr = (q->bytes + q->cluster_bytes - 1) >> q->cluster_bits;
-	c.clusters = calloc(c.nr + 1, sizeof(*c.clusters));
-	if (!c.clusters)
-		abort();
-	refer(&c, 0, q->cluster_bytes, KIND_HEADER);
-	check_reftable(&c);
-	check_l1(&c, q->l1_offset, q->l1_entries);
-	check_snapshots(&c);
+	walk(&c);
 	compare_refcounts(&c);
 	free(c.clusters);
+}
+
+unsigned char *qimg_kinds(const struct qimg *q, size_t *nr)
+{
+	struct qcheck result;
+	struct checker c = { .q = q, .result = &result };
+	unsigned char *kinds;
+	size_t i;
+
+	walk(&c);
+	kinds = calloc(c.nr + 1, 1);
+	if (!kinds)
+		abort();
+	for (i = 0; i < c.nr; i++)
+		kinds[i] = c.clusters[i].kind == KIND_NONE ? QKIND_FREE :
+			   c.clusters[i].kind < KIND_DATA ? QKIND_META :
+							    QKIND_DATA;
+	free(c.clusters);
+	*nr = c.nr;
+	return kinds;
 }
 
 /*
  * Reading.
  */
+
+bool qimg_snapshot(const struct qimg *q, struct qimg *snapshot)
+{
+	*snapshot = *q;
+	if (!q->nb_snapshots)
+		return false;
+	snapshot->l1_offset = get64(q, q->snapshots_offset);
+	snapshot->l1_entries = get_be(q, q->snapshots_offset + 8, 4);
+	return true;
+}
 
 static void get_bytes(const struct qimg *q, uint64_t offset, size_t bytes,
 		      unsigned char *to)

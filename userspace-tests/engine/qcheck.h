@@ -56,6 +56,22 @@ struct qcheck {
 /* NULL, or why this is no image that the reader knows. */
 const char *qimg_open(struct qimg *q, const void *buf, size_t bytes);
 void qimg_check(const struct qimg *q, struct qcheck *result);
+/**
+ * enum qkind - what a host cluster is used for
+ * @QKIND_FREE: nothing
+ * @QKIND_DATA: data
+ * @QKIND_META: anything else
+ */
+enum qkind {
+	QKIND_FREE,
+	QKIND_DATA,
+	QKIND_META,
+};
+
+/* For each host cluster of the file an enum qkind; free() it. */
+unsigned char *qimg_kinds(const struct qimg *q, size_t *nr);
+/* The image as the first internal snapshot is; false if there is none. */
+bool qimg_snapshot(const struct qimg *q, struct qimg *snapshot);
 /* NULL, or why it cannot be read. Within the virtual size. */
 const char *qimg_read(const struct qimg *q, uint64_t offset, size_t bytes,
 		      void *to);

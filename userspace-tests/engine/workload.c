@@ -29,13 +29,19 @@
  */
 
 static volatile u64 current_seed;
+static const char *doing = "";
+
+void wl_say(const char *what)
+{
+	doing = what;
+}
 
 void wl_fail(u64 seed, const char *fmt, ...)
 {
 	va_list args;
 
 	fflush(stdout);
-	fprintf(stderr, "FAILED with --seed %llu: ", seed);
+	fprintf(stderr, "FAILED with --seed %llu: %s", seed, doing);
 	va_start(args, fmt);
 	vfprintf(stderr, fmt, args);
 	va_end(args);
@@ -46,9 +52,9 @@ void wl_fail(u64 seed, const char *fmt, ...)
 
 static void say_seed(int sig)
 {
-	char text[80];
-	int n = snprintf(text, sizeof(text), "FAILED with --seed %llu: %s\n",
-			 (unsigned long long)current_seed,
+	char text[300];
+	int n = snprintf(text, sizeof(text), "FAILED with --seed %llu: %s%s\n",
+			 (unsigned long long)current_seed, doing,
 			 sig == SIGALRM ? "hangs" : "crashed");
 
 	if (write(2, text, n) < 0)
@@ -158,6 +164,9 @@ static int finish(struct workload *w, struct waiting_io *wait)
 		;
 	error = wait->io.error;
 	sem_destroy(&wait->done);
+	if (error)
+		__atomic_fetch_add(&w->failed[wait->io.op], 1,
+				   __ATOMIC_RELAXED);
 	if (error && !w->errors_ok)
 		wl_fail(w->seed, "operation %d at %llu failed: %d",
 			wait->io.op, wait->io.offset, error);
@@ -630,7 +639,7 @@ static void do_grow(struct workload *w, struct shim_random *r)
 	mutex_unlock(&img->grow_lock);
 }
 
-static void do_op(struct workload *w, struct shim_random *r)
+void wl_random_op(struct workload *w, struct shim_random *r)
 {
 	const struct wl_mix *m = &w->mix;
 	const unsigned int weights[] = {
@@ -701,9 +710,17 @@ static void *job_thread(void *arg)
 		/* With some seeds the system is short of memory all the time. */
 		if (job->w->seed % 3 == 0 && job->ops % 8 == 0)
 			shim_shrink(1 + job->ops % 64);
-		do_op(job->w, &job->r);
+		wl_random_op(job->w, &job->r);
 	}
 	return NULL;
+}
+
+void wl_choose_places(struct workload *w, struct shim_random *r)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(w->hot); i++)
+		w->hot[i] = shim_below(r, w->bytes);
 }
 
 void wl_run(struct workload *w, unsigned int threads, unsigned int ops,
@@ -713,8 +730,7 @@ void wl_run(struct workload *w, unsigned int threads, unsigned int ops,
 	struct shim_random r = { .state = seed };
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(w->hot); i++)
-		w->hot[i] = shim_below(&r, w->bytes);
+	wl_choose_places(w, &r);
 	for (i = 0; i < threads; i++) {
 		jobs[i].w = w;
 		jobs[i].ops = ops / threads;

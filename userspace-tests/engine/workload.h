@@ -83,6 +83,7 @@ struct wl_flush {
  * @no_unref: the image is open with discard-no-unref
  * @content: what the disk holds
  * @unknown: sectors of which nobody knows, as an operation failed on them
+ * @failed: for each enum qcow2_op: how many operations failed
  */
 struct workload {
 	u64 seed;
@@ -98,6 +99,7 @@ struct workload {
 
 	unsigned char *content;
 	unsigned char *unknown;
+	u64 failed[QCOW2_OP_FLUSH + 1];
 
 	/* private: */
 	pthread_mutex_t lock;
@@ -122,6 +124,10 @@ void wl_destroy(struct workload *w);
  */
 void wl_run(struct workload *w, unsigned int threads, unsigned int ops,
 	    u64 seed);
+/* Chooses the places that are used more than others. wl_run() does it too. */
+void wl_choose_places(struct workload *w, struct shim_random *r);
+/* One random operation, in this thread. */
+void wl_random_op(struct workload *w, struct shim_random *r);
 /* Waits for a flush of the device. 0 or a negative errno. */
 int wl_flush(struct workload *w);
 
@@ -137,6 +143,8 @@ u64 wl_sector_seq(u64 seed, const void *sector);
 /* Says what is wrong and with which seed, and ends the process. */
 void wl_fail(u64 seed, const char *fmt, ...)
 	__attribute__((noreturn, format(printf, 2, 3)));
+/* What goes on, for such messages. The text stays the caller's. */
+void wl_say(const char *what);
 /* From now on a crash, a failed assertion or @seconds of silence name @seed. */
 void wl_name_seed(u64 seed, unsigned int seconds);
 

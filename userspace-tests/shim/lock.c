@@ -56,6 +56,21 @@ void shim_check_context(const char *who)
 			 who, mutexes_held, atomic_depth);
 }
 
+static void (*hook)(void);
+
+void shim_set_hook(void (*new)(void))
+{
+	__atomic_store_n(&hook, new, __ATOMIC_SEQ_CST);
+}
+
+void shim_point(void)
+{
+	void (*now)(void) = __atomic_load_n(&hook, __ATOMIC_RELAXED);
+
+	if (now && !atomic_depth)
+		now();
+}
+
 void cpu_relax(void)
 {
 	sched_yield();
@@ -121,6 +136,7 @@ static void release(struct shim_lock *lock)
 void mutex_lock(struct mutex *mutex)
 {
 	might_sleep();
+	shim_point();
 	take(&mutex->base);
 	mutexes_held++;
 }

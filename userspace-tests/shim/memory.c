@@ -3,6 +3,7 @@
  * Memory: what may fail can be made to fail, and is filled with garbage.
  */
 
+#include <linux/limits.h>
 #include <linux/mempool.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -21,6 +22,10 @@ static unsigned int fail_one_in;
 static u64 fail_state;
 static u64 nr_failed;
 
+static u64 counted;
+static u64 first_to_fail = U64_MAX, end_to_fail;
+static long long nr_live;
+
 void shim_fail_allocations(unsigned int one_in, u64 seed)
 {
 	__atomic_store_n(&fail_state, seed, __ATOMIC_RELAXED);
@@ -32,12 +37,45 @@ u64 shim_failed_allocations(void)
 	return __atomic_load_n(&nr_failed, __ATOMIC_RELAXED);
 }
 
+void shim_fail_nth_allocation(u64 skip, u64 times)
+{
+	__atomic_store_n(&counted, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&end_to_fail, times ? skip + times : U64_MAX,
+			 __ATOMIC_RELAXED);
+	__atomic_store_n(&first_to_fail, skip, __ATOMIC_RELAXED);
+}
+
+u64 shim_counted_allocations(void)
+{
+	return __atomic_load_n(&counted, __ATOMIC_RELAXED);
+}
+
+long long shim_live_allocations(void)
+{
+	return __atomic_load_n(&nr_live, __ATOMIC_RELAXED);
+}
+
+static bool is_in_turn(void)
+{
+	u64 n = __atomic_fetch_add(&counted, 1, __ATOMIC_RELAXED);
+
+	if (n < __atomic_load_n(&first_to_fail, __ATOMIC_RELAXED) ||
+	    n >= __atomic_load_n(&end_to_fail, __ATOMIC_RELAXED))
+		return false;
+	__atomic_fetch_add(&nr_failed, 1, __ATOMIC_RELAXED);
+	return true;
+}
+
 static bool shall_fail(gfp_t gfp)
 {
 	unsigned int one_in = __atomic_load_n(&fail_one_in, __ATOMIC_RELAXED);
 	struct shim_random r;
 
-	if (!one_in || (gfp & __GFP_NOFAIL))
+	if (gfp & __GFP_NOFAIL)
+		return false;
+	if (is_in_turn())
+		return true;
+	if (!one_in)
 		return false;
 	r.state = __atomic_fetch_add(&fail_state, 1, __ATOMIC_RELAXED);
 	if (shim_below(&r, one_in))
@@ -50,6 +88,7 @@ static void *fill(void *ptr, size_t bytes, gfp_t gfp)
 {
 	if (!ptr)
 		shim_die("out of memory (%zu bytes)", bytes);
+	__atomic_fetch_add(&nr_live, 1, __ATOMIC_RELAXED);
 	if (gfp & __GFP_ZERO)
 		memset(ptr, 0, bytes);
 	else
@@ -73,6 +112,8 @@ void *shim_alloc(size_t bytes, gfp_t gfp)
 
 void kfree(const void *ptr)
 {
+	if (ptr)
+		__atomic_fetch_sub(&nr_live, 1, __ATOMIC_RELAXED);
 	free((void *)ptr);
 }
 

@@ -49,6 +49,7 @@ static_assert(sizeof(struct shim_callback) <=
 
 void rcu_read_lock(void)
 {
+	shim_point();
 	shim_atomic_begin();
 	urcu_bp_read_lock();
 }

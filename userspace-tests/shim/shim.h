@@ -26,6 +26,16 @@ u64 shim_now_ns(void);
 void shim_fail_allocations(unsigned int one_in, u64 seed);
 u64 shim_failed_allocations(void);
 
+/*
+ * Counts from 0 again, and lets the allocations behind the first @skip fail,
+ * @times of them (0: all); U64_MAX as @skip: none.
+ */
+void shim_fail_nth_allocation(u64 skip, u64 times);
+/* Those that could have failed, since the counting began. */
+u64 shim_counted_allocations(void);
+/* Pieces of memory that were not freed yet. */
+long long shim_live_allocations(void);
+
 /* ---- messages and warnings ---- */
 
 /* Messages go to stderr too. Off at the start. */
@@ -48,6 +58,17 @@ void shim_die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2
  */
 void shim_atomic_begin(void);
 void shim_atomic_end(void);
+
+/*
+ * Calls @hook where a thread of the engine is about to take a mutex or an RCU
+ * read lock, or to use the file, and may sleep: there another thread could come
+ * in between. NULL for none.
+ */
+void shim_set_hook(void (*hook)(void));
+/* How many works this thread has begun: tells one that it runs from the next. */
+u64 shim_works_begun(void);
+/* Such a place, for what is not in the shim. */
+void shim_point(void);
 
 /* ---- random numbers: small, seeded, one state for each user ---- */
 

@@ -126,6 +126,13 @@ static struct work_struct *take_work(struct worker *me)
 	return NULL;
 }
 
+static __thread u64 works_begun;
+
+u64 shim_works_begun(void)
+{
+	return works_begun;
+}
+
 static void run_work(struct worker *me, struct work_struct *work)
 {
 	work_func_t func = work->func;
@@ -139,6 +146,7 @@ static void run_work(struct worker *me, struct work_struct *work)
 
 	shim_hb_after(work);
 	shim_hb_after(run_token(work));
+	works_begun++;
 	func(work);
 	shim_check_context("a work");
 	shim_hb_before(run_token(work));

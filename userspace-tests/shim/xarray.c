@@ -5,6 +5,7 @@
 
 #include <linux/err.h>
 #include <linux/rcupdate.h>
+#include <linux/slab.h>
 #include <linux/xarray.h>
 #include <stdlib.h>
 
@@ -41,7 +42,7 @@ void xa_destroy(struct xarray *xa)
 			struct shim_xa_node *node = xa->buckets[i];
 
 			xa->buckets[i] = node->next;
-			free(node);
+			kfree(node);
 		}
 	free(xa->buckets);
 	xa->buckets = NULL;
