@@ -281,6 +281,11 @@ static bool fail_at(const struct disk *shared, struct memfile_fault *fault,
 	free(op.buf);
 	struck = memfile_faults(d.filp);
 	memfile_fault(d.filp, NULL);
+	expect(fault->error != -ENOSPC || !qcow2_image_needs_check(d.img),
+	       "no space is taken for damage");
+	expect(!struck || fault->ops != 1U << MEMFILE_FLUSH ||
+	       qcow2_image_needs_check(d.img),
+	       "a flush failed, and the image says that it is fit");
 	if (at_once)
 		write_without_taking_tables(&d,
 					    fault->ops == 1U << MEMFILE_FLUSH);
