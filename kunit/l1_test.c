@@ -369,7 +369,6 @@ static void there_are_limits(struct kunit *test)
  * @blocks: refcount blocks that there are afterwards all the same
  * @ret: what growth gives
  * @fatal: nobody knows what the file holds then, so the image is not used more
- * @for_good: it cannot work any more, though the image does not know yet
  */
 static const struct error_row {
 	const char *name;
@@ -378,7 +377,6 @@ static const struct error_row {
 	struct test_fault fault;
 	int ret;
 	bool fatal;
-	bool for_good;
 	u32 blocks;
 } error_rows[] = {
 	{ "read of the refcounts", false, -EIO, {}, -EIO },
@@ -392,7 +390,7 @@ static const struct error_row {
 	{ "write of the refcounts", false, 0, { .write = 19, .error = -EIO },
 	  -EIO, true },
 	{ "flush of the table", false, 0, { .sync = 1, .error = -EIO }, -EIO,
-	  false, true },
+	  true },
 	{ "write of the header", false, 0, { .write = 20, .error = -EIO }, -EIO,
 	  true },
 	{ "flush of the header", false, 0, { .sync = 2, .error = -EIO }, -EIO,
@@ -403,7 +401,7 @@ static const struct error_row {
 	{ "area: write of the refcount table", true, 0,
 	  { .write = 3, .error = -ENOSPC }, -ENOSPC },
 	{ "area: first flush", true, 0, { .sync = 1, .error = -EIO }, -EIO,
-	  false, true },
+	  true },
 	{ "area: first write of the header", true, 0,
 	  { .write = 4, .error = -EIO }, -EIO, true },
 	{ "area: write of the table", true, 0, { .write = 5, .error = -EIO },
@@ -440,7 +438,7 @@ static void file_fails(struct kunit *test)
 	ti->read_error = 0;
 	memset(&ti->fault, 0, sizeof(ti->fault));
 	expect_old(test, ti);
-	if (row->fatal || row->for_good)
+	if (row->fatal)
 		return;
 	expect_file(test, ti, 2);
 	settle(test, ti);
