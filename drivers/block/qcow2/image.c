@@ -150,12 +150,23 @@ int qcow2_flush_file(struct qcow2_image *img)
 	return qcow2_image_fail(img, -EIO, "cannot flush the file");
 }
 
+/* Without space or memory a block is as it was or as it shall be, all the same. */
+static int block_not_written(struct qcow2_image *img, u64 offset, int error)
+{
+	if (error != -ENOSPC && error != -ENOMEM)
+		return qcow2_image_fail(img, error,
+					"cannot write metadata at offset 0x%llx",
+					offset);
+	pr_err_ratelimited("qcow2: %s: no space or memory to write metadata at offset 0x%llx (error %d)\n",
+			   img->name, offset, error);
+	return -ENOSPC;
+}
+
 static int write_header(struct qcow2_image *img, void *page, u32 bytes)
 {
 	int ret = qcow2_file_rw_page(img->file, true, 0, page, bytes);
 
-	ret = ret ?: qcow2_file_flush(img->file);
-	return ret ? qcow2_image_fail(img, ret, "cannot write the header") : 0;
+	return ret ? block_not_written(img, 0, ret) : qcow2_flush_file(img);
 }
 
 /**
@@ -165,8 +176,10 @@ static int write_header(struct qcow2_image *img, void *page, u32 bytes)
  * @field: its new content, as on disk
  * @bytes: its length; it does not cross a multiple of 512
  *
- * Once this returns 0 the change is durable.  When writing fails nobody knows
- * what the header says, so the image fails; other errors leave all as it was.
+ * Once this returns 0 the change is durable.  After -ENOSPC the file has the old
+ * field or the new one; if one of them would be wrong then, the caller has to let
+ * the image fail.  After other errors of writing nobody knows what the header
+ * says, so the image fails here; those before it leave all as it was.
  *
  * Context: grow_lock held; sleeps, does I/O.
  * Return: 0 or a negative errno.
@@ -187,6 +200,30 @@ int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
 		ret = write_header(img, page, block);
 	}
 	free_page((unsigned long)page);
+	return ret;
+}
+
+/**
+ * qcow2_header_switch() - have the header point to another table
+ * @img: the image
+ * @pos: byte offset of the field
+ * @field: its new content, as on disk
+ * @bytes: its length
+ *
+ * As qcow2_header_update(), but the tables are not the same for long, so that it
+ * must be known which of them rules.
+ *
+ * Context: grow_lock held; sleeps, does I/O.
+ * Return: 0; -ENOMEM with nothing changed; or another negative errno after which
+ * the image has failed.
+ */
+int qcow2_header_switch(struct qcow2_image *img, u32 pos, const void *field,
+			u32 bytes)
+{
+	int ret = qcow2_header_update(img, pos, field, bytes);
+
+	if (ret == -ENOSPC)
+		return qcow2_image_fail(img, ret, "cannot write the header");
 	return ret;
 }
 
@@ -227,15 +264,7 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 				 table_offset + first * sizeof(u64), page,
 				 block);
 	free_page((unsigned long)page);
-	if (!ret)
-		return 0;
-	if (ret != -ENOSPC && ret != -ENOMEM)
-		return qcow2_image_fail(img, ret,
-					"cannot write the table at offset 0x%llx",
-					table_offset);
-	pr_err_ratelimited("qcow2: %s: no space or memory to write the table at offset 0x%llx (error %d)\n",
-			   img->name, table_offset, ret);
-	return -ENOSPC;
+	return ret ? block_not_written(img, table_offset, ret) : 0;
 }
 
 /**
@@ -708,7 +737,12 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_image_open);
  */
 int qcow2_image_close(struct qcow2_image *img)
 {
-	int ret = qcow2_commit_stop(img);
+	int ret;
+
+	mutex_lock(&img->grow_lock);
+	qcow2_release_spare_table(img);
+	mutex_unlock(&img->grow_lock);
+	ret = qcow2_commit_stop(img);
 
 	flush_workqueue(img->wq);
 	free_engine(img);

@@ -383,6 +383,9 @@ struct qcow2_l1 {
  * @l1: active L1 table; changed under grow_lock and meta_lock
  * @reftable: refcount table, CPU byte order, under meta_lock
  * @reftable_entries: length of @reftable, under meta_lock
+ * @spare_table: host offset of a cluster for an L2 table, 0 if there is none: in
+ *	the file L1 entry @spare_index may refer to it; under grow_lock
+ * @spare_index: index in @l1
  * @l2_tables: offsets of the active L2 tables, under meta_lock
  * @refblocks: offsets of the refcount blocks, under meta_lock
  * @snapshots: where internal snapshots lie
@@ -456,6 +459,8 @@ struct qcow2_image {
 	struct qcow2_l1 __rcu *l1;
 	u64 *reftable;
 	u32 reftable_entries;
+	u64 spare_table;
+	u32 spare_index;
 	struct qcow2_offsets l2_tables;
 	struct qcow2_offsets refblocks;
 	struct qcow2_snapshots snapshots;
@@ -541,6 +546,8 @@ int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
 			u32 bytes);
 int qcow2_write_table(struct qcow2_image *img, u64 offset, const u64 *table,
 		      u32 entries);
+int qcow2_header_switch(struct qcow2_image *img, u32 pos, const void *field,
+			u32 bytes);
 int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 			    const u64 *table, u32 entries, u32 index,
 			    u64 value);
@@ -886,6 +893,7 @@ void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster);
 
 u64 qcow2_l1_entry(struct qcow2_image *img, u32 index);
 int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index);
+void qcow2_release_spare_table(struct qcow2_image *img);
 int qcow2_grow_l1(struct qcow2_image *img, u64 min_entries);
 
 /* ---- refcount.c ---- */

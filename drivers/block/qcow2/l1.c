@@ -138,9 +138,8 @@ static void use_l2_table(struct qcow2_image *img, u32 index, u64 entry,
 }
 
 /*
- * With a cluster allocated: makes it the L2 table of L1 entry @index.  After an
- * error *@linked says that the file may refer to it all the same, which is right
- * too, for it says what the old table does: it must stay, and leaks.
+ * With a cluster allocated: makes it the L2 table of L1 entry @index.  *@linked is
+ * set when the file may refer to it although there was an error.
  */
 static int link_l2_table(struct qcow2_image *img, u32 index,
 			 struct qcow2_run *run, bool *linked)
@@ -174,6 +173,75 @@ static int link_l2_table(struct qcow2_image *img, u32 index,
 }
 
 /**
+ * qcow2_release_spare_table() - free the cluster that a failed try has left
+ * @img: the image
+ *
+ * Writes the L1 entry that may refer to it once more.  If that fails it stays.
+ *
+ * Context: grow_lock held; sleeps, does I/O.
+ */
+void qcow2_release_spare_table(struct qcow2_image *img)
+{
+	const struct qcow2_l1 *l1 = own_l1(img);
+	struct qcow2_drop *drop;
+
+	lockdep_assert_held(&img->grow_lock);
+	if (!img->spare_table || qcow2_image_needs_check(img))
+		return;
+	drop = qcow2_drop_alloc(1);
+	if (!drop)
+		return;
+	if (qcow2_write_table_entry(img, img->geo.l1_offset, l1->entry,
+				    l1->entries, img->spare_index,
+				    l1->entry[img->spare_index])) {
+		kvfree(drop);
+		return;
+	}
+	/* The flush of the next commit covers the entry. */
+	drop->offsets[0] = img->spare_table;
+	img->spare_table = 0;
+	mutex_lock(&img->meta_lock);
+	qcow2_drop_later(img, drop);
+	mutex_unlock(&img->meta_lock);
+}
+
+/* A cluster for the L2 table of L1 entry @index: maybe one of an earlier try. */
+static int get_cluster(struct qcow2_image *img, u32 index,
+		       struct qcow2_run *run)
+{
+	if (img->spare_index != index)
+		qcow2_release_spare_table(img);
+	if (!img->spare_table || img->spare_index != index)
+		return qcow2_alloc_table_cluster(img, run);
+	*run = (struct qcow2_run) {
+		.host_offset = img->spare_table,
+		.nb_clusters = 1,
+	};
+	img->spare_table = 0;
+	return 0;
+}
+
+/*
+ * The cluster is not used, but the file may refer to it, which is right too, as it
+ * says what the old table does.  So it stays for the next try with this entry, or
+ * until the entry was written as it is.
+ */
+static void keep_cluster(struct qcow2_image *img, u32 index,
+			 struct qcow2_run *run)
+{
+	img->spare_table = run->host_offset;
+	img->spare_index = index;
+	qcow2_slice_put(run->refblock);
+}
+
+static void give_cluster_back(struct qcow2_image *img, struct qcow2_run *run)
+{
+	mutex_lock(&img->meta_lock);
+	qcow2_alloc_undo(img, run);
+	mutex_unlock(&img->meta_lock);
+}
+
+/**
  * qcow2_alloc_l2_table() - give an L1 entry an L2 table of its own
  * @img: the image
  * @index: of the entry
@@ -186,8 +254,8 @@ static int link_l2_table(struct qcow2_image *img, u32 index,
 int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index)
 {
 	u64 old = qcow2_l1_entry(img, index);
-	bool linked = false;
 	struct qcow2_run run;
+	bool linked;
 	int ret;
 
 	lockdep_assert_held(&img->grow_lock);
@@ -197,17 +265,17 @@ int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index)
 		return qcow2_image_fail(img, -EUCLEAN,
 					"damaged L1 entry %u: 0x%016llx", index,
 					old);
-	ret = qcow2_alloc_table_cluster(img, &run);
+	ret = get_cluster(img, index, &run);
 	if (ret)
 		return ret;
+	linked = !run.refblock;
 	ret = link_l2_table(img, index, &run, &linked);
-	if (ret && !linked && !qcow2_image_needs_check(img)) {
-		mutex_lock(&img->meta_lock);
-		qcow2_alloc_undo(img, &run);
-		mutex_unlock(&img->meta_lock);
-	} else {
+	if (!ret)
 		qcow2_slice_put(run.refblock);
-	}
+	else if (linked || qcow2_image_needs_check(img))
+		keep_cluster(img, index, &run);
+	else
+		give_cluster_back(img, &run);
 	return ret;
 }
 
@@ -294,7 +362,7 @@ static int point_header_to(struct qcow2_image *img, const struct new_l1 *new)
 	static_assert(offsetof(struct qcow2_disk_header, l1_table_offset) -
 		      offsetof(struct qcow2_disk_header, l1_size) ==
 		      sizeof(field.entries));
-	return qcow2_header_update(img, offsetof(struct qcow2_disk_header,
+	return qcow2_header_switch(img, offsetof(struct qcow2_disk_header,
 						 l1_size),
 				   &field, sizeof(field));
 }

@@ -458,7 +458,7 @@ static int point_header_to(struct qcow2_image *img,
 			       refcount_table_clusters) -
 		      offsetof(struct qcow2_disk_header,
 			       refcount_table_offset) == sizeof(field.offset));
-	return qcow2_header_update(img, offsetof(struct qcow2_disk_header,
+	return qcow2_header_switch(img, offsetof(struct qcow2_disk_header,
 						 refcount_table_offset),
 				   &field, sizeof(field));
 }
