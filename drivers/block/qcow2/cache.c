@@ -45,7 +45,8 @@
 #define SHRINK_SCAN	128
 
 /* Slices that go at once when there is no memory for another one. */
-#define EVICT_SLICES	16
+#define EVICT_SLICES	16U
+#define EVICT_SCAN	4096
 
 /*
  * Allocation.
@@ -147,21 +148,16 @@ static unsigned int shrink(struct qcow2_cache *cache, unsigned int keep,
 	return before - cache->nr;
 }
 
-/* Drops some slices that nobody uses; false if there were none. */
+/* Drops some slices that nobody uses; false if there were none to be seen. */
 static bool evict(struct qcow2_cache *cache)
 {
-	struct qcow2_slice *slice, *next;
-	unsigned int before;
+	unsigned int keep, dropped;
 
 	spin_lock(&cache->lock);
-	before = cache->nr;
-	list_for_each_entry_safe(slice, next, &cache->lru, lru)
-		if (drop_if_unused(cache, slice) &&
-		    before - cache->nr == EVICT_SLICES)
-			break;
-	before -= cache->nr;
+	keep = cache->nr - min(cache->nr, EVICT_SLICES);
+	dropped = shrink(cache, keep, 0, EVICT_SCAN);
 	spin_unlock(&cache->lock);
-	return before;
+	return dropped;
 }
 
 static void lru_insert(struct qcow2_cache *cache, struct qcow2_slice *slice)

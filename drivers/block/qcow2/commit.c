@@ -290,12 +290,8 @@ static void unstock_after_batch(struct qcow2_image *img)
 static void give_back(struct qcow2_image *img, struct list_head *refblocks,
 		      struct list_head *drops)
 {
-	struct qcow2_drop *drop;
-
 	mutex_lock(&img->meta_lock);
 	list_splice_init(refblocks, &img->dirty_refblocks);
-	list_for_each_entry(drop, drops, link)
-		WRITE_ONCE(img->nr_unlinked, img->nr_unlinked + drop->nr);
 	list_splice_init(drops, &img->unlinked);
 	qcow2_commit_later(img);
 	mutex_unlock(&img->meta_lock);
@@ -323,10 +319,8 @@ static int commit_batch(struct qcow2_image *img, bool *more)
 	if (!test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
 		list_splice_init(&img->dirty_refblocks, &refblocks);
 	*more = !list_empty(&img->dirty_l2);
-	if (!*more) {
+	if (!*more)
 		list_splice_tail_init(&img->unlinked, &drops);
-		WRITE_ONCE(img->nr_unlinked, 0);
-	}
 	mutex_unlock(&img->meta_lock);
 
 	ret = write_refblocks(img, &refblocks);
@@ -559,13 +553,31 @@ static int with_refcount(struct qcow2_image *img, u64 cluster,
 	return ret;
 }
 
+/* A damaged entry may have named metadata, which must not go. */
+static int check_drop(struct qcow2_image *img, u64 cluster)
+{
+	return qcow2_pre_write_overlap_check(img,
+					     cluster << img->geo.cluster_bits,
+					     img->geo.cluster_bytes,
+					     QCOW2_METADATA_NONE);
+}
+
 static int refcount_is_one(struct qcow2_image *img, u64 cluster,
 			   struct qcow2_slice *slice)
 {
 	u32 index = cluster & (BIT_ULL(img->geo.refslice_bits) - 1);
+	int ret = check_drop(img, cluster);
 
-	return qcow2_get_refcount(slice->data, img->geo.refcount_order,
-				  index) == 1;
+	return ret ?: qcow2_get_refcount(slice->data, img->geo.refcount_order,
+					 index) == 1;
+}
+
+static int drop_reference(struct qcow2_image *img, u64 cluster,
+			  struct qcow2_slice *slice)
+{
+	int ret = check_drop(img, cluster);
+
+	return ret ?: qcow2_refcount_dec(img, cluster, slice);
 }
 
 /* How many clusters from the first on follow each other and have one user. */
@@ -604,7 +616,7 @@ static u32 drop_references(struct qcow2_image *img, const u64 *offsets, u32 nr)
 	nr = max(last_users, 1U);
 	for (i = 0; i < nr; i++) {
 		int ret = with_refcount(img, offsets[i] >> cluster_bits,
-					qcow2_refcount_dec);
+					drop_reference);
 
 		if (ret)
 			pr_warn_ratelimited("qcow2: %s: the cluster at offset 0x%llx could not be freed (error %d) and is lost until 'qemu-img check -r leaks'\n",
@@ -669,6 +681,7 @@ static void release_work(struct work_struct *work)
 {
 	struct qcow2_image *img = container_of(work, struct qcow2_image,
 					       release_work);
+	struct qcow2_drop *drop;
 	LIST_HEAD(applied);
 	LIST_HEAD(waiters);
 
@@ -677,7 +690,10 @@ static void release_work(struct work_struct *work)
 	percpu_ref_reinit(&img->epochs[!img->epoch].ref);
 	mutex_lock(&img->meta_lock);
 	list_splice_init(&img->draining, &applied);
+	list_for_each_entry(drop, &applied, link)
+		WRITE_ONCE(img->nr_drops, img->nr_drops - drop->nr);
 	land_punches(img, &waiters);
+	list_splice_tail_init(&img->too_early, &waiters);
 	release_kick(img);
 	mutex_unlock(&img->meta_lock);
 	free_drops(&applied);
@@ -715,8 +731,10 @@ struct qcow2_drop *qcow2_drop_alloc(unsigned int nr)
 	struct qcow2_drop *drop;
 
 	drop = kvmalloc(struct_size(drop, offsets, nr), GFP_NOIO);
-	if (drop)
-		drop->nr = nr;
+	if (!drop)
+		return NULL;
+	drop->nr = nr;
+	drop->room = nr;
 	return drop;
 }
 
@@ -740,20 +758,68 @@ struct qcow2_drop *qcow2_drop_alloc_area(struct qcow2_image *img, u64 offset,
 	return drop;
 }
 
+/* Many small records in large memory become few. */
+static bool merge_drop(struct list_head *list, const struct qcow2_drop *drop)
+{
+	struct qcow2_drop *last;
+
+	if (list_empty(list))
+		return false;
+	last = list_last_entry(list, struct qcow2_drop, link);
+	if (last->room - last->nr < drop->nr)
+		return false;
+	memcpy(last->offsets + last->nr, drop->offsets,
+	       drop->nr * sizeof(u64));
+	last->nr += drop->nr;
+	return true;
+}
+
 /**
  * qcow2_drop_later() - drop references when their removal is durable
  * @img: the image
  * @drop: clusters to which a table had a reference that was removed under the
- *	same hold of meta_lock
+ *	same hold of meta_lock; not the caller's any more
  *
  * Context: meta_lock held.
  */
 void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop)
 {
 	lockdep_assert_held(&img->meta_lock);
-	list_add_tail(&drop->link, &img->unlinked);
-	WRITE_ONCE(img->nr_unlinked, img->nr_unlinked + drop->nr);
+	WRITE_ONCE(img->nr_drops, img->nr_drops + drop->nr);
+	if (merge_drop(&img->unlinked, drop))
+		kvfree(drop);
+	else
+		list_add_tail(&drop->link, &img->unlinked);
 	qcow2_commit_later(img);
+}
+
+/**
+ * qcow2_drops_wait() - have an operation wait if too much is to be freed
+ * @img: the image
+ * @io: the operation, which holds nothing; queued again when some was freed
+ *
+ * Context: sleeps, does I/O.
+ * Return: 0; -EINPROGRESS, then @io is not the caller's any more; or another
+ * negative errno.
+ */
+int qcow2_drops_wait(struct qcow2_image *img, struct qcow2_io *io)
+{
+	int ret;
+
+	if (READ_ONCE(img->nr_drops) <= QCOW2_MAX_DROPS)
+		return 0;
+	ret = qcow2_commit(img);
+	if (ret)
+		return ret;
+	mutex_lock(&img->meta_lock);
+	/* Only if release_work() will come. */
+	if (img->nr_drops > QCOW2_MAX_DROPS &&
+	    (!list_empty(&img->draining) || !list_empty(&img->punching))) {
+		list_add_tail(&io->wait, &img->too_early);
+		ret = -EINPROGRESS;
+	}
+	mutex_unlock(&img->meta_lock);
+	return ret;
 }
 
 /*
@@ -792,6 +858,7 @@ int qcow2_commit_init(struct qcow2_image *img)
 	INIT_LIST_HEAD(&img->unlinked);
 	INIT_LIST_HEAD(&img->durable);
 	INIT_LIST_HEAD(&img->draining);
+	INIT_LIST_HEAD(&img->too_early);
 	INIT_LIST_HEAD(&img->punches);
 	INIT_LIST_HEAD(&img->punching);
 	INIT_DELAYED_WORK(&img->commit_work, commit_by_clock);
@@ -825,16 +892,16 @@ static bool is_clean(struct qcow2_image *img)
 }
 
 /**
- * qcow2_commit_stop() - commit until nothing is left to commit
- * @img: the image; no guest operation runs or will come
+ * qcow2_commit_settle() - commit until nothing is left to commit
+ * @img: the image; no guest operation runs or comes meanwhile
  *
  * A commit lets references drop, which changes refcounts, which want a commit:
  * it takes two rounds.
  *
  * Context: sleeps, does I/O.
- * Return: 0 or a negative errno.
+ * Return: as qcow2_commit().
  */
-int qcow2_commit_stop(struct qcow2_image *img)
+int qcow2_commit_settle(struct qcow2_image *img)
 {
 	int ret;
 
@@ -842,7 +909,23 @@ int qcow2_commit_stop(struct qcow2_image *img)
 		ret = qcow2_commit_all(img);
 		wait_event(img->released, nothing_to_release(img));
 	} while (!ret && !is_clean(img));
+	return ret;
+}
+
+/**
+ * qcow2_commit_stop() - commit all, and have no other commit come
+ * @img: the image; no guest operation runs or will come
+ *
+ * Context: sleeps, does I/O.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_commit_stop(struct qcow2_image *img)
+{
+	int ret = qcow2_commit_settle(img);
+
 	cancel_delayed_work_sync(&img->commit_work);
+	/* One by the clock may have come between, and have let references drop. */
+	wait_event(img->released, nothing_to_release(img));
 	if (!ret && test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags) &&
 	    !qcow2_image_needs_check(img))
 		ret = qcow2_flush_file(img) ?: qcow2_mark_clean(img);

@@ -222,6 +222,12 @@ static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
 	new = zeroed_entry(geo, old, &z);
 	if (new.word == old.word && new.bitmap == old.bitmap)
 		return 0;
+	/* What lies there may be punched. */
+	if (qcow2_pre_write_overlap_check(step->img,
+					  old.word & QCOW2_OFFSET_MASK,
+					  geo->cluster_bytes,
+					  QCOW2_METADATA_NONE))
+		return -EUCLEAN;
 	qcow2_set_l2_entry(geo, slice, index, new);
 	qcow2_slice_mark_dirty(step->img, slice);
 	if (new.word & QCOW2_OFFSET_MASK)
@@ -398,7 +404,7 @@ static int zero_some(struct qcow2_io *io, u64 end, bool keep)
 	struct qcow2_epoch *epoch;
 	int ret;
 
-	ret = qcow2_may_write(img);
+	ret = qcow2_may_write(io);
 	ret = ret ?: qcow2_mark_dirty(img);
 	if (ret)
 		return ret;

@@ -93,6 +93,8 @@ static int plain_error(int error)
 	case -EAGAIN:
 	case -EUCLEAN:
 		return -EIO;
+	case -EDQUOT:
+		return -ENOSPC;
 	default:
 		return error;
 	}
@@ -100,9 +102,11 @@ static int plain_error(int error)
 
 static void finish(struct qcow2_fio *fio, int error)
 {
-	if (error && fio->dsync)
+	error = plain_error(error);
+	/* What found no place is not lost: whoever wrote it is told. */
+	if (error && error != -ENOSPC && error != -ENOMEM && fio->dsync)
 		WRITE_ONCE(fio->file->flush_failed, true);
-	fio->error = plain_error(error);
+	fio->error = error;
 	fio->done(fio);
 }
 

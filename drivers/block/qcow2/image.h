@@ -34,8 +34,8 @@
 /* Tables of the largest image that there can be in practice. */
 #define QCOW2_CACHE_MAX_BYTES	((u64)SZ_1G << 6)
 
-/* With more freed clusters than this on record, a writer commits first. */
-#define QCOW2_MAX_UNLINKED	SZ_64K
+/* With more clusters than this about to be freed, changes have to wait. */
+#define QCOW2_MAX_DROPS	SZ_64K
 
 /* Metadata changes reach the file after this time at the latest. */
 #define QCOW2_COMMIT_SECONDS	5
@@ -345,6 +345,7 @@ struct qcow2_epoch {
  * struct qcow2_drop - references to host clusters that no table has any more
  * @link: in one of the image's lists of drops
  * @nr: number of entries in @offsets
+ * @room: how many fit
  * @offsets: host offset of each cluster
  *
  * Travels through the lists of struct qcow2_image: unlinked (its removal is
@@ -354,6 +355,7 @@ struct qcow2_epoch {
 struct qcow2_drop {
 	struct list_head link;
 	unsigned int nr;
+	unsigned int room;
 	u64 offsets[];
 };
 
@@ -418,7 +420,8 @@ struct qcow2_l1 {
  * @watch_data: for @watch
  * @watch_work: calls @watch
  * @unlinked: drops, see struct qcow2_drop; under meta_lock
- * @nr_unlinked: clusters in @unlinked; READ_ONCE, changed under meta_lock
+ * @nr_drops: clusters in all drops; READ_ONCE, changed under meta_lock
+ * @too_early: operations that wait for drops to be applied; under meta_lock
  * @durable: drops; under meta_lock
  * @draining: drops; under meta_lock
  * @punches: struct qcow2_punch that are not in @punching yet; under meta_lock
@@ -492,7 +495,8 @@ struct qcow2_image {
 	struct work_struct watch_work;
 
 	struct list_head unlinked;
-	unsigned int nr_unlinked;
+	unsigned int nr_drops;
+	struct list_head too_early;
 	struct list_head durable;
 	struct list_head draining;
 	struct list_head punches;
@@ -915,6 +919,7 @@ int qcow2_commit(struct qcow2_image *img);
 int qcow2_commit_refcounts(struct qcow2_image *img);
 int qcow2_commit_all(struct qcow2_image *img);
 int qcow2_commit_init(struct qcow2_image *img);
+int qcow2_commit_settle(struct qcow2_image *img);
 int qcow2_commit_stop(struct qcow2_image *img);
 void qcow2_commit_destroy(struct qcow2_image *img);
 void qcow2_commit_later(struct qcow2_image *img);
@@ -922,6 +927,7 @@ struct qcow2_drop *qcow2_drop_alloc(unsigned int nr);
 struct qcow2_drop *qcow2_drop_alloc_area(struct qcow2_image *img, u64 offset,
 					 unsigned int nr);
 void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop);
+int qcow2_drops_wait(struct qcow2_image *img, struct qcow2_io *io);
 void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch);
 struct qcow2_epoch *qcow2_epoch_enter(struct qcow2_image *img);
 void qcow2_epoch_exit(struct qcow2_epoch *epoch);

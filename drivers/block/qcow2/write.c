@@ -856,25 +856,25 @@ static int write_next(struct qcow2_io *io)
 
 /**
  * qcow2_may_write() - is the image fit for changes, and is there room for them?
- * @img: the image
+ * @io: the operation that wants to make them, which holds nothing
  *
  * Context: sleeps, may do I/O.
- * Return: 0 or a negative errno.
+ * Return: 0; -EINPROGRESS, then @io is not the caller's any more; or another
+ * negative errno.
  */
-int qcow2_may_write(struct qcow2_image *img)
+int qcow2_may_write(struct qcow2_io *io)
 {
+	struct qcow2_image *img = io->img;
+	int ret = 0;
+
 	if (qcow2_image_read_only(img))
 		return -EROFS;
 	if (qcow2_image_needs_check(img))
 		return -EIO;
-	if (READ_ONCE(img->nr_dirty) > READ_ONCE(img->max_dirty) ||
-	    READ_ONCE(img->nr_unlinked) > QCOW2_MAX_UNLINKED) {
-		int ret = qcow2_commit_all(img);
-
-		if (ret)
-			return ret;
-	}
-	return qcow2_image_prepare_write(img);
+	if (READ_ONCE(img->nr_dirty) > READ_ONCE(img->max_dirty))
+		ret = qcow2_commit_all(img);
+	ret = ret ?: qcow2_image_prepare_write(img);
+	return ret ?: qcow2_drops_wait(img, io);
 }
 
 /**
@@ -887,7 +887,7 @@ int qcow2_may_write(struct qcow2_image *img)
  */
 int qcow2_write_some(struct qcow2_io *io)
 {
-	int ret = qcow2_may_write(io->img);
+	int ret = qcow2_may_write(io);
 
 	return ret ?: write_next(io);
 }

@@ -46,7 +46,7 @@ struct qcow2_zeroing {
 };
 
 int handle_dependencies(struct qcow2_pass *pass, u64 guest_offset, u64 *bytes);
-int qcow2_may_write(struct qcow2_image *img);
+int qcow2_may_write(struct qcow2_io *io);
 int qcow2_write_some(struct qcow2_io *io);
 
 #if IS_ENABLED(CONFIG_KUNIT)
