@@ -1028,6 +1028,84 @@ static const struct shape many_tables_shapes[] = {
 	{}
 };
 
+static void no_space_for_the_header_ends_the_device(const struct shape *shape)
+{
+	struct memfile_fault fault = {
+		.ops = 1U << MEMFILE_WRITE,
+		.times = 1,
+		.error = -ENOSPC,
+		.to = WL_SECTOR,
+	};
+	struct disk d = {};
+
+	make_disk(&d, shape);
+	attach(&d);
+	memfile_fault(d.filp, &fault);
+	expect(try_write(&d, 0, d.cluster) == -ENOSPC,
+	       "a write without the dirty bit");
+	memfile_fault(d.filp, NULL);
+	expect(!qcow2_image_needs_check(d.img), "no space is no damage");
+	write_new(&d, 0, d.cluster);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+/* Discards of 1 MiB each, until all is discarded or the first that has to wait. */
+static unsigned int discard_until_held(struct disk *d, struct op *op)
+{
+	unsigned int i, nr = d->bytes >> 20;
+
+	for (i = 1; i < nr; i++) {
+		start(d, op, QCOW2_OP_DISCARD, (u64)i << 20, 1 << 20);
+		usleep(2000);
+		if (!is_done(op))
+			usleep(500000);
+		if (!is_done(op))
+			return i;
+		expect(!finish(op), "discard");
+	}
+	return nr;
+}
+
+/* What was discarded cannot be freed as long as a hole is not made. */
+static void discards_fill_the_memory(const struct shape *shape)
+{
+	struct disk d = { .options.threads = 4 };
+	unsigned int i, most;
+	struct op op = {};
+	u64 host;
+
+	make_disk(&d, shape);
+	attach(&d);
+	for (i = 0; i < d.bytes >> 20; i++)
+		write_new(&d, (u64)i << 20, 1 << 20);
+	flush(&d);
+	host = host_of(&d, 0);
+	memfile_hold(d.filp, 1U << MEMFILE_PUNCH, host, host + d.cluster);
+	make_zero(&d, QCOW2_OP_DISCARD, 0, d.cluster);
+	flush(&d);
+	wait_for(memfile_holds(d.filp), "nothing is punched");
+	i = discard_until_held(&d, &op);
+	most = READ_ONCE(d.img->nr_drops);
+	expect(i < d.bytes >> 20, "all is discarded, and nothing freed");
+	expect(most <= QCOW2_MAX_DROPS + (1 << 20) / d.cluster,
+	       "%u clusters wait to be freed", most);
+	memfile_release(d.filp);
+	expect(!finish(&op), "the discard that waited");
+	for (; i < d.bytes >> 20; i++)
+		make_zero(&d, QCOW2_OP_DISCARD, (u64)i << 20, 1 << 20);
+	make_zero(&d, QCOW2_OP_DISCARD, 0, d.bytes);
+	settle(&d);
+	expect(!d.img->nr_drops, "drops are miscounted");
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+static const struct shape vast_shapes[] = {
+	{ "clusters of 512 bytes", BASE(9, 48 << 20) },
+	{}
+};
+
 static const struct test_case cases[] = {
 	TEST_CASE(write_lands_after_discard_and_reuse, all_shapes),
 	TEST_CASE(write_lands_after_write_zeroes_and_reuse, all_shapes),
@@ -1045,6 +1123,8 @@ static const struct test_case cases[] = {
 	TEST_CASE(error_of_data_ends_the_device, all_shapes),
 	TEST_CASE(dirty_bit_is_cleared_too_early, lazy_shapes),
 	TEST_CASE(allocating_write_flushes_the_file, sparse_shapes),
+	TEST_CASE(no_space_for_the_header_ends_the_device, lazy_shapes),
+	TEST_CASE(discards_fill_the_memory, vast_shapes),
 	TEST_CASE(metadata_fills_the_memory, many_tables_shapes),
 };
 

@@ -259,6 +259,18 @@ struct damage {
 };
 
 static const struct damage damages[] = {
+	{ "discard of data on the L1 table", PREALLOCATED,
+	  .damage = data_on_l1, .bad = { DISCARD, 0, 4 * K },
+	  .good = { READ, 64 * K, 64 * K } },
+	{ "discard of data on the refcount table", PREALLOCATED,
+	  .damage = data_on_reftable, .bad = { DISCARD, 0, 4 * K },
+	  .good = { READ, 64 * K, 64 * K } },
+	{ "discard of data on a refcount block", PREALLOCATED,
+	  .damage = data_on_refblock, .bad = { DISCARD, 0, 4 * K },
+	  .good = { READ, 64 * K, 64 * K } },
+	{ "discard of data on an L2 table", PREALLOCATED,
+	  .damage = data_on_l2, .bad = { DISCARD, 0, 4 * K },
+	  .good = { READ, 64 * K, 64 * K } },
 	{ "data on the L1 table", PREALLOCATED, .damage = data_on_l1,
 	  .bad = { WRITE, 0, 4 * K }, .good = { READ, 64 * K, 64 * K } },
 	{ "data on the refcount table", PREALLOCATED,

@@ -529,8 +529,11 @@ void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes)
 	set_max(img, (bytes ?: default_bytes(&img->geo)) / PAGE_SIZE);
 	if (trim(&img->cache))
 		return;
-	/* An error of it is for those to see who wrote. */
-	qcow2_commit_all(img);
+	/*
+	 * Not by the caller, who may be killed and take the last changes along.
+	 * An error of it is for those to see who wrote.
+	 */
+	qcow2_commit_now(img);
 	trim(&img->cache);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_cache_set_max);

@@ -436,8 +436,14 @@ int qcow2_commit_all(struct qcow2_image *img)
 
 static void commit_by_clock(struct work_struct *work)
 {
-	qcow2_commit(container_of(to_delayed_work(work), struct qcow2_image,
-				  commit_work));
+	struct qcow2_image *img = container_of(to_delayed_work(work),
+					       struct qcow2_image, commit_work);
+
+	/* Also for qcow2_commit_now(), if the limit is lower than it was. */
+	if (READ_ONCE(img->nr_dirty) > READ_ONCE(img->max_dirty))
+		qcow2_commit_all(img);
+	else
+		qcow2_commit(img);
 }
 
 /**
@@ -450,6 +456,18 @@ void qcow2_commit_later(struct qcow2_image *img)
 {
 	queue_delayed_work(img->wq, &img->commit_work,
 			   QCOW2_COMMIT_SECONDS * HZ);
+}
+
+/**
+ * qcow2_commit_now() - have the commit by the clock now, and wait for it
+ * @img: the image
+ *
+ * Context: sleeps; not on the image's workqueue.
+ */
+void qcow2_commit_now(struct qcow2_image *img)
+{
+	mod_delayed_work(img->wq, &img->commit_work, 0);
+	flush_delayed_work(&img->commit_work);
 }
 
 /*

@@ -24,6 +24,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 #include <uapi/linux/qcow2.h>
 
@@ -303,7 +304,7 @@ static int begin_detach(int index, struct qcow2_device **found,
  */
 static int commit_first(struct qcow2_device *dev, struct qcow2_reason *why)
 {
-	int ret = qcow2_commit_all(dev->img);
+	int ret = qcow2_commit_settle(dev->img);
 
 	if (ret != -ENOSPC && ret != -ENOMEM)
 		return 0;
@@ -326,9 +327,7 @@ static int take_down(struct qcow2_device *dev, struct qcow2_reason *why)
 	qcow2_disk_del(dev->disk);
 	damaged = qcow2_image_needs_check(dev->img);
 	ret = qcow2_image_close(dev->img);
-	forget(dev);
-	fput(dev->filp);
-	kfree(dev);
+	dev->img = NULL;
 	if (ret)
 		return qcow2_refuse(why, -EIO,
 				    "detached, but the last changes could not be written (error %d); run 'qemu-img check' on the image",
@@ -337,6 +336,44 @@ static int take_down(struct qcow2_device *dev, struct qcow2_reason *why)
 		return qcow2_refuse(why, -EUCLEAN,
 				    "detached, but its metadata was found damaged; run 'qemu-img check' on the image");
 	return 0;
+}
+
+/**
+ * struct detach - what a detach does in a kernel thread
+ * @work: the work
+ * @dev: the device, which keeps its file but loses its image if it goes
+ * @why: filled in on failure
+ * @ret: the result
+ */
+struct detach {
+	struct work_struct work;
+	struct qcow2_device *dev;
+	struct qcow2_reason *why;
+	int ret;
+};
+
+static void detach_work(struct work_struct *work)
+{
+	struct detach *d = container_of(work, struct detach, work);
+
+	d->ret = commit_first(d->dev, d->why);
+	if (!d->ret)
+		d->ret = take_down(d->dev, d->why);
+}
+
+/*
+ * The caller may be killed, or have limits for the size of files: the last
+ * changes must not be lost by that.
+ */
+static int detach_in_kthread(struct qcow2_device *dev, struct qcow2_reason *why)
+{
+	struct detach d = { .dev = dev, .why = why };
+
+	INIT_WORK_ONSTACK(&d.work, detach_work);
+	queue_work(system_long_wq, &d.work);
+	flush_work(&d.work);
+	destroy_work_on_stack(&d.work);
+	return d.ret;
 }
 
 static int ctl_detach(struct qcow2_ctl_detach *arg, struct qcow2_reason *why)
@@ -348,10 +385,15 @@ static int ctl_detach(struct qcow2_ctl_detach *arg, struct qcow2_reason *why)
 		return qcow2_refuse(why, -EINVAL,
 				    "a reserved member is not zero");
 	ret = begin_detach(arg->index, &dev, why);
-	ret = ret ?: commit_first(dev, why);
 	if (ret)
 		return ret;
-	ret = take_down(dev, why);
+	ret = detach_in_kthread(dev, why);
+	if (dev->img)
+		return ret;
+	/* The last reference, here: the file is released when we return. */
+	forget(dev);
+	fput(dev->filp);
+	kfree(dev);
 	module_put(THIS_MODULE);
 	return ret;
 }

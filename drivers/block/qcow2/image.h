@@ -923,6 +923,7 @@ int qcow2_commit_settle(struct qcow2_image *img);
 int qcow2_commit_stop(struct qcow2_image *img);
 void qcow2_commit_destroy(struct qcow2_image *img);
 void qcow2_commit_later(struct qcow2_image *img);
+void qcow2_commit_now(struct qcow2_image *img);
 struct qcow2_drop *qcow2_drop_alloc(unsigned int nr);
 struct qcow2_drop *qcow2_drop_alloc_area(struct qcow2_image *img, u64 offset,
 					 unsigned int nr);
