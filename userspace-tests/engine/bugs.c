@@ -154,7 +154,7 @@ static void punch_of_a_kept_cluster_meets_writes(const struct shape *shape)
 {
 	struct disk d = { .no_unref = true };
 	u64 host = prepare_victim(&d, shape), punches;
-	struct op op = { .buf = new_data(&d, 0, d.cluster) }, discard;
+	struct op op = { .buf = new_data(&d, 0, d.cluster) }, discard = {};
 
 	memfile_hold(d.filp, 1U << MEMFILE_WRITE, host, host + d.cluster);
 	start(&d, &op, QCOW2_OP_WRITE, 0, d.cluster);
