@@ -70,10 +70,10 @@ def case(name):
 def tidy_up(failed):
     """Make room for the next case; returns what should not have been left."""
     problems = []
-    done = run("qcowctl", "list", status=None)
+    done = run("qcowctl", "list", "--json", "--bytes", status=None)
     if done.returncode:
         return [done.stderr]
-    for entry in attached():
+    for entry in json.loads(done.stdout)["qcowdevices"]:
         left = f"left attached: {entry['name']}, {entry['image']}"
         done = run("qcowctl", "detach", entry["name"], status=None)
         if done.returncode != 0:

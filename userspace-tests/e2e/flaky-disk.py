@@ -383,13 +383,17 @@ def file_system_on_it(*flags):
             else:
                 raise Failure("ext4 saw no error")
         mapped.reload(healthy())
-        expect_lost(device)
+        # ext4 may have given up after data, before it asked for a flush.
+        if device.state() == "ok":
+            device.detach()
+        else:
+            expect_lost(device)
         drop_caches()
         check(mapped.path, leaks_allowed=True)
         with Device(mapped.path, *flags) as device:
             with mounted(device.path, MOUNT):
                 promises.expect_kept(MOUNT, promises.marks.last)
-            run("e2fsck", "-f", "-n", device.path, status=None)
+            run("e2fsck", "-f", "-n", device.path)
         check(mapped.path, leaks_allowed=True)
 
 

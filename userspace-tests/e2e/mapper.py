@@ -52,7 +52,3 @@ def text_of(table):
         lines.append(f"{start} {sectors} {target}\n")
         start += sectors
     return "".join(lines)
-
-
-def sectors_of(device):
-    return int(run("blockdev", "--getsz", device).stdout)

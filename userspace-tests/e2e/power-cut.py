@@ -6,10 +6,10 @@ recorded is replayed, and the image attached and looked at as it was then."""
 import random
 
 from e2e import *
-from mapper import Mapped, sectors_of
+from mapper import Mapped
 from promises import Promises, traffic
 from tagged import Marks, Options, expect_allowed, join_jobs, start_jobs
-from writelog import Replay, split
+from writelog import Replay, split, through_loop
 
 MOUNT, OUTER, COPY = "/mnt/guest", "/mnt/outer", "/mnt/copy"
 DISK_BYTES, LOG_BYTES = 56 * MIB, 512 * MIB
@@ -20,11 +20,11 @@ EPOCHS = 8
 @contextlib.contextmanager
 def logged_disk():
     """An empty disk whose writes are recorded, and how to tell the log a number."""
-    for device in (disk, log):
+    for device in (below, log):
         run("blkdiscard", device)
-    table = [(DISK_BYTES // SECTOR, f"log-writes {disk} {log}")]
-    with Mapped("logged", table) as mapped:
-        yield mapped, Marks(lambda number: mapped.message(f"mark {number}"))
+    table = [(DISK_BYTES // SECTOR, f"log-writes {below} {log}")]
+    with Mapped("logged", table) as mapped, through_loop(mapped.path) as disk:
+        yield disk, Marks(lambda number: mapped.message(f"mark {number}"))
 
 
 def states(epochs, seed):
@@ -78,11 +78,11 @@ def look_at_tags(image, jobs, seen, flags):
 
 
 def tags_on_disk(seed, *flags, **options):
-    with logged_disk() as (mapped, marks):
-        create(mapped.path, 8 * MIB, **options)
+    with logged_disk() as (disk, marks):
+        create(disk, 8 * MIB, **options)
         os.sync()
         created = marks.make()
-        jobs = tagged_traffic(mapped.path, flags, marks, seed)
+        jobs = tagged_traffic(disk, flags, marks, seed)
 
     def verify(path, seen):
         if seen >= created:
@@ -119,11 +119,11 @@ def look_at_file_system(image, promises, seen, flags):
 
 def file_system_on_disk(seed, *flags, **options):
     """The image is the disk: the log has the driver's own writes and flushes."""
-    with logged_disk() as (mapped, marks):
-        create(mapped.path, 32 * MIB, **options)
+    with logged_disk() as (disk, marks):
+        create(disk, 32 * MIB, **options)
         os.sync()
         created = marks.make()
-        promises = file_system_traffic(mapped.path, flags, marks, seed)
+        promises = file_system_traffic(disk, flags, marks, seed)
 
     def verify(path, seen):
         if seen >= created:
@@ -133,8 +133,8 @@ def file_system_on_disk(seed, *flags, **options):
 
 def file_system_on_file(seed, *flags, **options):
     """The image is a file on a file system on the disk."""
-    with logged_disk() as (mapped, marks):
-        with ext4_on(mapped.path, OUTER):
+    with logged_disk() as (disk, marks):
+        with ext4_on(disk, OUTER):
             image = create(os.path.join(OUTER, "image"), 32 * MIB, **options)
             os.sync()
             created = marks.make()
@@ -150,7 +150,7 @@ def file_system_on_file(seed, *flags, **options):
 
 for module in ("loop", "ext4", "dm-log-writes"):
     run("modprobe", module)
-disk, log = ram_disks(2, LOG_BYTES)
+below, log = ram_disks(2, LOG_BYTES)
 for number, (title, flags, options) in enumerate((
         ("clusters of 512 bytes", (), {"cluster_size": 512}),
         ("--direct-io", ("--direct-io",), {}),

@@ -6,6 +6,11 @@ those that were complete when a flush began come in front of that flush, FUA
 writes when they were done. So the log is a row of epochs, each a flush and what
 follows it. When the power goes in an epoch, all before it is on the disk, and its
 FUA writes are; of its other writes any may be, or parts of them.
+
+Two things are lost in the log: that a FUA write came after an older write to the same
+place, which is logged by the next flush, and the order of writes whose flushes ran at
+once. So what writes has to come through a loop device (see through_loop), which
+makes of FUA a write and a flush, and has one flush at a time.
 """
 
 import random
@@ -18,6 +23,15 @@ ENTRY = struct.Struct("<QQQQ")
 MAGIC = 0x6a736677736872
 FLUSH, FUA, DISCARD, MARK = 1, 2, 4, 8
 LAST_MARK = "dm-log-writes-end"
+
+
+@contextlib.contextmanager
+def through_loop(device):
+    loop = run("losetup", "-f", "--show", "--direct-io=on", device).stdout.strip()
+    try:
+        yield loop
+    finally:
+        run("losetup", "-d", loop)
 
 
 class Entry:
