@@ -34,7 +34,8 @@ def expect_debug_kernel():
 
 
 def scan():
-    """Younger objects are not looked at, and one scan alone may be mistaken."""
+    """Younger objects are not looked at. A leak whose address is still on some stack or
+    in a cache of free objects is not found: of many of a kind most are, of few none."""
     time.sleep(6)
     for _ in range(2):
         with open(KMEMLEAK, "w", encoding="ascii") as file:

@@ -62,9 +62,8 @@ def look_at_states(verify, seed, tear):
 
 
 def tagged_traffic(image, flags, marks, seed):
-    rounds = 2000 if LONG else 350
     with Device(image, *flags) as device:
-        jobs = start_jobs(device, 4, marks, Options(seed, lambda done: done >= rounds))
+        jobs = start_jobs(device, 4, marks, Options(seed, lambda done: done >= 350))
         join_jobs(jobs)
     expect(sum(job.synced for job in jobs) > 20, "too few flushes")
     return jobs
@@ -102,7 +101,7 @@ def file_system_traffic(image, flags, marks, seed):
         with mounted(device.path, MOUNT):
             run("sync", "-f", MOUNT)
             promises.formatted = marks.make()
-            traffic(MOUNT, promises, seed, 60 if LONG else 14)
+            traffic(MOUNT, promises, seed, 30 if LONG else 14)
     return promises
 
 
