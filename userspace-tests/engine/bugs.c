@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <linux/kernel.h>
+#include <linux/rcupdate.h>
 #include <linux/unaligned.h>
 
 #include "cases.h"
@@ -1101,6 +1102,33 @@ static void discards_fill_the_memory(const struct shape *shape)
 	destroy(&d);
 }
 
+/* Readers look at slices in the cache before they have a reference. */
+static void slice_is_freed_under_a_reader(const struct shape *shape)
+{
+	struct disk d = {};
+	long long live;
+	u64 table;
+
+	make_disk(&d, shape);
+	attach(&d);
+	write_new(&d, 0, d.cluster);
+	settle(&d);
+	rcu_barrier();
+	table = qcow2_l1_entry(d.img, 0) & QCOW2_OFFSET_MASK;
+	mutex_lock(&d.img->meta_lock);
+	rcu_read_lock();
+	live = shim_live_allocations();
+	qcow2_cache_forget(d.img, table, d.cluster);
+	expect(shim_live_allocations() >= live, "a reader may still see it");
+	rcu_read_unlock();
+	mutex_unlock(&d.img->meta_lock);
+	rcu_barrier();
+	expect(shim_live_allocations() < live, "there was no slice to free");
+	read_back(&d, 0, d.cluster);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
 static const struct shape vast_shapes[] = {
 	{ "clusters of 512 bytes", BASE(9, 48 << 20) },
 	{}
@@ -1124,6 +1152,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(dirty_bit_is_cleared_too_early, lazy_shapes),
 	TEST_CASE(allocating_write_flushes_the_file, sparse_shapes),
 	TEST_CASE(no_space_for_the_header_ends_the_device, lazy_shapes),
+	TEST_CASE(slice_is_freed_under_a_reader, all_shapes),
 	TEST_CASE(discards_fill_the_memory, vast_shapes),
 	TEST_CASE(metadata_fills_the_memory, many_tables_shapes),
 };

@@ -33,6 +33,7 @@
 #define COPIED		(1ULL << 63)
 #define OFFSET		0x00fffffffffffe00ULL
 
+#define HEADER_SNAPSHOTS_OFFSET	64
 #define HEADER_INCOMPATIBLE	72
 #define HEADER_AUTOCLEAR	88
 #define INCOMPATIBLE_CORRUPT	2
@@ -134,6 +135,12 @@ static void set_refcount(struct victim *v, u64 offset, unsigned int value)
 static void data_on_l1(struct victim *v)
 {
 	put64(v, l2_entry(v, 0), v->q.l1_offset | COPIED);
+}
+
+/* As if a snapshot had it too, so that a write drops a reference to it. */
+static void shared_data_on_l1(struct victim *v)
+{
+	put64(v, l2_entry(v, 0), v->q.l1_offset);
 }
 
 static void data_on_reftable(struct victim *v)
@@ -273,6 +280,9 @@ static const struct damage damages[] = {
 	  .good = { READ, 64 * K, 64 * K } },
 	{ "data on the L1 table", PREALLOCATED, .damage = data_on_l1,
 	  .bad = { WRITE, 0, 4 * K }, .good = { READ, 64 * K, 64 * K } },
+	{ "shared data on the L1 table", PREALLOCATED,
+	  .damage = shared_data_on_l1, .bad = { WRITE, 0, 4 * K },
+	  .late = true, .good = { READ, 64 * K, 64 * K } },
 	{ "data on the refcount table", PREALLOCATED,
 	  .damage = data_on_reftable, .bad = { WRITE, 512, 512 },
 	  .good = { READ, 64 * K, 64 * K } },
@@ -622,6 +632,51 @@ static void try_autoclear(void)
 	wl_say("");
 }
 
+static void snapshot_l1_not_aligned(struct victim *v)
+{
+	put64(v, v->q.snapshots_offset,
+	      get64(v, v->q.snapshots_offset) + 512);
+}
+
+/* The length is in the upper half. */
+static void snapshot_l1_too_long(struct victim *v)
+{
+	put64(v, v->q.snapshots_offset + 8,
+	      get64(v, v->q.snapshots_offset + 8) | 0x7fffffffULL << 32);
+}
+
+static void snapshots_behind_file(struct victim *v)
+{
+	put64(v, HEADER_SNAPSHOTS_OFFSET,
+	      round_up(v->bytes, v->q.cluster_bytes));
+}
+
+/* Then nobody knows what must be left alone, so the image is not written. */
+static void try_snapshots(const char *name, void (*damage)(struct victim *v))
+{
+	struct memfile_options options = { .seed = SEED };
+	struct file *filp = memfile_create(&options);
+	struct qcow2_reason why = {};
+	struct qcow2_image *img;
+	struct victim v;
+
+	wl_say(name);
+	load(&v, SNAPSHOT);
+	damage(&v);
+	memfile_load_buf(filp, v.file, v.bytes);
+	img = open_image(filp, true, &why);
+	if (!IS_ERR(img))
+		wl_fail(SEED, "the image is attached for writing");
+	if (PTR_ERR(img) != -EUCLEAN || !strstr(why.text, "snapshot"))
+		wl_fail(SEED, "%s (%ld)", why.text, PTR_ERR(img));
+	img = must_open(filp, false);
+	if (qcow2_image_close(img))
+		wl_fail(SEED, "closing it fails");
+	memfile_destroy(filp);
+	free(v.file);
+	wl_say("");
+}
+
 static void usage(void)
 {
 	fputs("usage: damaged [--from N] [--step N]\n"
@@ -662,8 +717,15 @@ int main(int argc, char **argv)
 	if (wl_init_pools())
 		wl_fail(SEED, "cannot make the pools");
 	live = shim_live_allocations();
-	if (from == 1)
+	if (from == 1) {
 		try_autoclear();
+		try_snapshots("a snapshot's L1 table is not aligned: ",
+			      snapshot_l1_not_aligned);
+		try_snapshots("a snapshot's L1 table is too long: ",
+			      snapshot_l1_too_long);
+		try_snapshots("the snapshot table is behind the file: ",
+			      snapshots_behind_file);
+	}
 	for (; from <= ARRAY_SIZE(damages); from += step, nr++)
 		try(&damages[from - 1]);
 	rcu_barrier();
