@@ -1129,6 +1129,29 @@ static void slice_is_freed_under_a_reader(const struct shape *shape)
 	destroy(&d);
 }
 
+/* What was discarded is about to be free: a write waits for it rather than fail. */
+static void write_finds_no_space_that_is_about_to_be_free(const struct shape *shape)
+{
+	struct disk d = { .options.threads = 4 };
+	u64 half;
+
+	make_disk(&d, shape);
+	attach(&d);
+	half = d.bytes / 2;
+	write_new(&d, 0, half);
+	settle(&d);
+	memfile_set_space(d.filp, memfile_space_used(d.filp) + (64 << 10));
+	expect(try_write(&d, half, half) == -ENOSPC, "there is space");
+	make_zero(&d, QCOW2_OP_DISCARD, 0, half);
+	/* The last try may have left parts. */
+	write_new(&d, half, half / 2);
+	expect(!qcow2_image_needs_check(d.img), "no space is no damage");
+	memfile_set_space(d.filp, 0);
+	write_new(&d, half, half);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
 static const struct shape vast_shapes[] = {
 	{ "clusters of 512 bytes", BASE(9, 48 << 20) },
 	{}
@@ -1154,6 +1177,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(no_space_for_the_header_ends_the_device, lazy_shapes),
 	TEST_CASE(slice_is_freed_under_a_reader, all_shapes),
 	TEST_CASE(discards_fill_the_memory, vast_shapes),
+	TEST_CASE(write_finds_no_space_that_is_about_to_be_free, sparse_shapes),
 	TEST_CASE(metadata_fills_the_memory, many_tables_shapes),
 };
 

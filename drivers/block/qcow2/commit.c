@@ -811,6 +811,25 @@ void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop)
 	qcow2_commit_later(img);
 }
 
+/* Parks an operation until drops were applied, if there are more than @max. */
+static int wait_for_drops(struct qcow2_image *img, struct qcow2_io *io,
+			  unsigned int max)
+{
+	int ret = qcow2_commit(img);
+
+	if (ret)
+		return ret;
+	mutex_lock(&img->meta_lock);
+	/* Only if release_work() will come. */
+	if (img->nr_drops > max &&
+	    (!list_empty(&img->draining) || !list_empty(&img->punching))) {
+		list_add_tail(&io->wait, &img->too_early);
+		ret = -EINPROGRESS;
+	}
+	mutex_unlock(&img->meta_lock);
+	return ret;
+}
+
 /**
  * qcow2_drops_wait() - have an operation wait if too much is to be freed
  * @img: the image
@@ -822,22 +841,26 @@ void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop)
  */
 int qcow2_drops_wait(struct qcow2_image *img, struct qcow2_io *io)
 {
-	int ret;
-
 	if (READ_ONCE(img->nr_drops) <= QCOW2_MAX_DROPS)
 		return 0;
-	ret = qcow2_commit(img);
-	if (ret)
-		return ret;
-	mutex_lock(&img->meta_lock);
-	/* Only if release_work() will come. */
-	if (img->nr_drops > QCOW2_MAX_DROPS &&
-	    (!list_empty(&img->draining) || !list_empty(&img->punching))) {
-		list_add_tail(&io->wait, &img->too_early);
-		ret = -EINPROGRESS;
-	}
-	mutex_unlock(&img->meta_lock);
-	return ret;
+	return wait_for_drops(img, io, QCOW2_MAX_DROPS);
+}
+
+/**
+ * qcow2_space_wait() - after -ENOSPC: is there space that is about to be free?
+ * @img: the image
+ * @io: the operation, which holds nothing; queued again when some was freed
+ *
+ * Context: sleeps, does I/O.
+ * Return: 0 if some was freed, then try again; -EINPROGRESS, then @io is not the
+ * caller's any more; -ENOSPC if nothing is about to be free; or another negative
+ * errno.
+ */
+int qcow2_space_wait(struct qcow2_image *img, struct qcow2_io *io)
+{
+	if (!READ_ONCE(img->nr_drops))
+		return -ENOSPC;
+	return wait_for_drops(img, io, 0);
 }
 
 /*

@@ -929,6 +929,7 @@ struct qcow2_drop *qcow2_drop_alloc_area(struct qcow2_image *img, u64 offset,
 					 unsigned int nr);
 void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop);
 int qcow2_drops_wait(struct qcow2_image *img, struct qcow2_io *io);
+int qcow2_space_wait(struct qcow2_image *img, struct qcow2_io *io);
 void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch);
 struct qcow2_epoch *qcow2_epoch_enter(struct qcow2_image *img);
 void qcow2_epoch_exit(struct qcow2_epoch *epoch);

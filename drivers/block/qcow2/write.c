@@ -889,7 +889,10 @@ int qcow2_write_some(struct qcow2_io *io)
 {
 	int ret = qcow2_may_write(io);
 
-	return ret ?: write_next(io);
+	ret = ret ?: write_next(io);
+	if (ret == -ENOSPC)
+		ret = qcow2_space_wait(io->img, io);
+	return ret;
 }
 
 /**
