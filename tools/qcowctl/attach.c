@@ -65,7 +65,7 @@ static int help(void)
 	     "     --discard-no-unref[=on|off]  let discarded clusters keep their place in the\n"
 	     "                                  image (default: off)\n"
 	     "     --cache-size=SIZE            cap of the cache of metadata: 256K to 64G, or\n"
-	     "                                  'default' (32M)\n"
+	     "                                  'default' (enough, up to 32M)\n"
 	     " -h, --help                       show this help");
 	command_exit_codes();
 	return finish_stdout();
@@ -145,7 +145,7 @@ static int hand_over(int ctl, int index, const char *image)
 		return take_back(ctl, index, image, "interrupted");
 	if (err)
 		return take_back(ctl, index, image,
-				 "the node of the device does not appear, is /dev a devtmpfs?");
+				 "the node of the device does not appear: something else has its name, or /dev is no devtmpfs");
 	err = print_device(index);
 	if (!err)
 		return EXIT_DONE;

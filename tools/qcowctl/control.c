@@ -21,7 +21,7 @@ int control_open(void)
 	case ENOENT:
 	case ENODEV:
 	case ENXIO:
-		complain(CONTROL_PATH, "the qcow2 module is not loaded; try 'modprobe qcow2'");
+		complain(CONTROL_PATH, "the qcow2 module is not loaded; try 'modprobe qcow2' or 'insmod qcow2.ko'");
 		return -EXIT_NO_DRIVER;
 	case EACCES:
 	case EPERM:

@@ -330,11 +330,12 @@ static int take_down(struct qcow2_device *dev, struct qcow2_reason *why)
 	dev->img = NULL;
 	if (ret)
 		return qcow2_refuse(why, -EIO,
-				    "detached, but the last changes could not be written (error %d); run 'qemu-img check' on the image",
-				    ret);
+				    "detached, but the last changes could not be written (error %d); run 'qemu-img check -r all' on the image (%pD)",
+				    ret, dev->filp);
 	if (damaged)
 		return qcow2_refuse(why, -EUCLEAN,
-				    "detached, but its metadata was found damaged; run 'qemu-img check' on the image");
+				    "detached, but its metadata was found damaged; run 'qemu-img check -r all' on the image (%pD)",
+				    dev->filp);
 	return 0;
 }
 

@@ -383,7 +383,7 @@ test_permission()
 
 test_control_node()
 {
-	local missing="/dev/qcow-control: the qcow2 module is not loaded; try 'modprobe qcow2'"
+	local missing="/dev/qcow-control: the qcow2 module is not loaded; try 'modprobe qcow2' or 'insmod qcow2.ko'"
 	local denied="/dev/qcow-control: no permission to control qcow2 devices; try again as root"
 
 	: >image
@@ -477,7 +477,7 @@ test_attach()
 		with FAKE_NODE_AFTER=4 "$fake" attach image
 	fresh_machine
 	fails "the node never appears" 1 \
-		"image: the node of the device does not appear, is /dev a devtmpfs?; /dev/qcow0 is detached again" \
+		"image: the node of the device does not appear: something else has its name, or /dev is no devtmpfs; /dev/qcow0 is detached again" \
 		with FAKE_NODE_AFTER=1000000 "$fake" attach image
 	is "and nothing is left" nothing_attached
 }
