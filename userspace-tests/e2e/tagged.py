@@ -87,7 +87,9 @@ class Job(threading.Thread):
         except OSError as error:
             if not self.options.errors_allowed:
                 raise
-            expect(error.errno in (errno.EIO, errno.ENOSPC), f"failed with {error}")
+            # EPERM: the device has become read-only.
+            expect(error.errno in (errno.EIO, errno.ENOSPC, errno.EPERM),
+                   f"failed with {error}")
             self.errors += 1
             return False
 
