@@ -303,6 +303,7 @@ static void drops_are_durable(struct qcow2_image *img, struct list_head *drops)
 {
 	mutex_lock(&img->meta_lock);
 	list_splice_tail_init(drops, &img->durable);
+	WRITE_ONCE(img->releasing, true);
 	release_kick(img);
 	mutex_unlock(&img->meta_lock);
 }
@@ -713,6 +714,9 @@ static void release_work(struct work_struct *work)
 	land_punches(img, &waiters);
 	list_splice_tail_init(&img->too_early, &waiters);
 	release_kick(img);
+	/* If there was anything left, it is on its way now. */
+	WRITE_ONCE(img->releasing, !list_empty(&img->draining) ||
+				   !list_empty(&img->punching));
 	mutex_unlock(&img->meta_lock);
 	free_drops(&applied);
 	qcow2_requeue_waiters(&waiters);
@@ -733,6 +737,7 @@ void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch)
 {
 	lockdep_assert_held(&img->meta_lock);
 	list_add_tail(&punch->link, &img->punches);
+	WRITE_ONCE(img->releasing, true);
 	release_kick(img);
 }
 
@@ -911,17 +916,6 @@ int qcow2_commit_init(struct qcow2_image *img)
 	return ret ?: init_epochs(img);
 }
 
-static bool nothing_to_release(struct qcow2_image *img)
-{
-	bool ret;
-
-	mutex_lock(&img->meta_lock);
-	ret = list_empty(&img->durable) && list_empty(&img->draining) &&
-	      list_empty(&img->punches) && list_empty(&img->punching);
-	mutex_unlock(&img->meta_lock);
-	return ret;
-}
-
 static bool is_clean(struct qcow2_image *img)
 {
 	bool ret;
@@ -948,7 +942,7 @@ int qcow2_commit_settle(struct qcow2_image *img)
 
 	do {
 		ret = qcow2_commit_all(img);
-		wait_event(img->released, nothing_to_release(img));
+		wait_event(img->released, !READ_ONCE(img->releasing));
 	} while (!ret && !is_clean(img));
 	return ret;
 }
@@ -966,7 +960,7 @@ int qcow2_commit_stop(struct qcow2_image *img)
 
 	cancel_delayed_work_sync(&img->commit_work);
 	/* One by the clock may have come between, and have let references drop. */
-	wait_event(img->released, nothing_to_release(img));
+	wait_event(img->released, !READ_ONCE(img->releasing));
 	if (!ret && test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags) &&
 	    !qcow2_image_needs_check(img))
 		ret = qcow2_flush_file(img) ?: qcow2_mark_clean(img);

@@ -428,6 +428,8 @@ struct qcow2_l1 {
  * @punching: those that wait for guest I/O that was mapped before; under
  *	meta_lock
  * @release_work: applies @draining and @punching
+ * @releasing: there are drops behind @unlinked, or punches; READ_ONCE, changed
+ *	under meta_lock
  * @released: woken when these were applied
  * @epochs: the current and the previous epoch of guest I/O
  * @epoch: index of the current one; changed under meta_lock
@@ -502,6 +504,7 @@ struct qcow2_image {
 	struct list_head punches;
 	struct list_head punching;
 	struct work_struct release_work;
+	bool releasing;
 	wait_queue_head_t released;
 	struct qcow2_epoch epochs[2];
 	unsigned int epoch;
