@@ -339,7 +339,7 @@ def errors_at_any_time(seed, *flags, data_only=False, **options):
     choice, stop = random.Random(seed), threading.Event()
     with image_on_disk(size=8 * MIB, **options) as mapped:
         device, marks = Device(mapped.path, *flags), Marks()
-        jobs = start_jobs(device, 4, marks, Options(seed, lambda done: stop.is_set(), True, not data_only))
+        jobs = start_jobs(device, 4, marks, Options(seed, lambda done: stop.is_set(), True))
         try:
             break_and_mend(device, mapped, choice, data_only)
         finally:
@@ -435,7 +435,6 @@ for number, (title, how, settings) in enumerate((
     with case(f"any error at any time, {title}"):
         for repetition in range(20 if LONG else 2):
             errors_at_any_time(number + 100 * repetition, *how, **settings)
-# Without FUA: when such a write fails, the driver takes it that more is lost.
 with case("errors for data, under load, --direct-io"):
     errors_at_any_time(10, DIRECT, data_only=True, preallocation="metadata")
 finish()

@@ -102,11 +102,7 @@ static int plain_error(int error)
 
 static void finish(struct qcow2_fio *fio, int error)
 {
-	error = plain_error(error);
-	/* What found no place is not lost: whoever wrote it is told. */
-	if (error && error != -ENOSPC && error != -ENOMEM && fio->dsync)
-		WRITE_ONCE(fio->file->flush_failed, true);
-	fio->error = error;
+	fio->error = plain_error(error);
 	fio->done(fio);
 }
 
