@@ -703,6 +703,7 @@ static void release_work(struct work_struct *work)
 	struct qcow2_drop *drop;
 	LIST_HEAD(applied);
 	LIST_HEAD(waiters);
+	bool more;
 
 	apply_drops(img);
 	apply_punches(img);
@@ -715,8 +716,8 @@ static void release_work(struct work_struct *work)
 	list_splice_tail_init(&img->too_early, &waiters);
 	release_kick(img);
 	/* If there was anything left, it is on its way now. */
-	WRITE_ONCE(img->releasing, !list_empty(&img->draining) ||
-				   !list_empty(&img->punching));
+	more = !list_empty(&img->draining) || !list_empty(&img->punching);
+	WRITE_ONCE(img->releasing, more);
 	mutex_unlock(&img->meta_lock);
 	free_drops(&applied);
 	qcow2_requeue_waiters(&waiters);
