@@ -40,13 +40,6 @@
 
 static const char *image_dir = "build/engine/images";
 
-static void *must(void *ptr)
-{
-	if (!ptr)
-		shim_die("out of memory");
-	return ptr;
-}
-
 /*
  * Images, and ways to damage them.
  */
@@ -343,33 +336,11 @@ static const struct damage damages[] = {
  * Use.
  */
 
-struct waiting_io {
-	struct qcow2_io io;
-	sem_t done;
-};
-
-static void io_done(struct qcow2_io *io)
-{
-	sem_post(&container_of(io, struct waiting_io, io)->done);
-}
-
-static int submit(struct qcow2_image *img, struct waiting_io *wait)
-{
-	sem_init(&wait->done, 0, 0);
-	wait->io.img = img;
-	wait->io.done = io_done;
-	qcow2_io_submit(&wait->io);
-	while (sem_wait(&wait->done))
-		;
-	sem_destroy(&wait->done);
-	return wait->io.error;
-}
-
 static int flush(struct qcow2_image *img)
 {
 	struct waiting_io wait = { .io = { .op = QCOW2_OP_FLUSH } };
 
-	return submit(img, &wait);
+	return wl_submit(img, &wait);
 }
 
 static int discard(struct qcow2_image *img, const struct step *step)
@@ -382,7 +353,7 @@ static int discard(struct qcow2_image *img, const struct step *step)
 		},
 	};
 
-	return submit(img, &wait);
+	return wl_submit(img, &wait);
 }
 
 static int transfer(struct qcow2_image *img, const struct step *step)
@@ -402,7 +373,7 @@ static int transfer(struct qcow2_image *img, const struct step *step)
 	bvec_set_virt(&bv, buf, step->bytes);
 	iov_iter_bvec(&wait.io.iter, read ? ITER_DEST : ITER_SOURCE, &bv, 1,
 		      step->bytes);
-	ret = submit(img, &wait);
+	ret = wl_submit(img, &wait);
 	free(buf);
 	return ret;
 }
@@ -424,20 +395,9 @@ static void take_steps(struct qcow2_image *img, const struct step *steps)
 		wl_fail(SEED, "a flush fails");
 }
 
-static bool is_released(struct qcow2_image *img)
-{
-	bool ret;
-
-	mutex_lock(&img->meta_lock);
-	ret = list_empty(&img->durable) && list_empty(&img->draining) &&
-	      list_empty(&img->punches) && list_empty(&img->punching);
-	mutex_unlock(&img->meta_lock);
-	return ret;
-}
-
 static void settle(struct qcow2_image *img)
 {
-	wait_event(img->released, is_released(img));
+	wait_event(img->released, !READ_ONCE(img->releasing));
 	flush_workqueue(img->wq);
 }
 

@@ -34,20 +34,9 @@ void fail(const char *fmt, ...)
 	_exit(1);
 }
 
-void *must(void *ptr)
-{
-	expect(ptr, "out of memory");
-	return ptr;
-}
-
 /*
  * Guest operations.
  */
-
-static void op_done(struct qcow2_io *io)
-{
-	sem_post(&container_of(io, struct op, io)->done);
-}
 
 unsigned char *get_buffer(u64 bytes)
 {
@@ -57,37 +46,33 @@ unsigned char *get_buffer(u64 bytes)
 void start(struct disk *d, struct op *op, enum qcow2_op what, u64 offset,
 	   u64 bytes)
 {
-	op->io = (struct qcow2_io) {
-		.img = d->img,
+	struct qcow2_io *io = &op->wait.io;
+
+	*io = (struct qcow2_io) {
 		.op = what,
 		.offset = offset,
 		.unmap = !op->keep,
-		.done = op_done,
 	};
 	if (what == QCOW2_OP_READ || what == QCOW2_OP_WRITE) {
 		bvec_set_virt(&op->bv, op->buf, bytes);
-		iov_iter_bvec(&op->io.iter, what == QCOW2_OP_WRITE ?
+		iov_iter_bvec(&io->iter, what == QCOW2_OP_WRITE ?
 			      ITER_SOURCE : ITER_DEST, &op->bv, 1, bytes);
 	} else {
-		op->io.bytes = bytes;
+		io->bytes = bytes;
 	}
-	sem_init(&op->done, 0, 0);
-	qcow2_io_submit(&op->io);
+	wl_start(d->img, &op->wait);
 }
 
 bool is_done(struct op *op)
 {
 	int value;
 
-	return !sem_getvalue(&op->done, &value) && value;
+	return !sem_getvalue(&op->wait.done, &value) && value;
 }
 
 int finish(struct op *op)
 {
-	while (sem_wait(&op->done))
-		;
-	sem_destroy(&op->done);
-	return op->io.error;
+	return wl_finish(&op->wait);
 }
 
 int run_op(struct disk *d, enum qcow2_op what, u64 offset, u64 bytes)
@@ -226,9 +211,7 @@ static bool has_drops(struct disk *d)
 	bool ret;
 
 	mutex_lock(&d->img->meta_lock);
-	ret = !list_empty(&d->img->unlinked) || !list_empty(&d->img->durable) ||
-	      !list_empty(&d->img->draining) ||
-	      !list_empty(&d->img->punches) || !list_empty(&d->img->punching);
+	ret = !list_empty(&d->img->unlinked) || d->img->releasing;
 	mutex_unlock(&d->img->meta_lock);
 	return ret;
 }

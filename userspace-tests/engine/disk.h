@@ -7,8 +7,6 @@
 #ifndef _DISK_H
 #define _DISK_H
 
-#include <semaphore.h>
-
 #include <linux/types.h>
 #include <linux/uio.h>
 
@@ -17,6 +15,7 @@
 #include "memfile.h"
 #include "qcheck.h"
 #include "shim.h"
+#include "workload.h"
 
 /* Of the tags in what is written; see wl_sector_seq(). */
 #define SEED		0xb065ULL
@@ -81,22 +80,17 @@ struct disk {
 
 /**
  * struct op - a guest operation
- * @io: the operation
+ * @wait: the operation
  * @bv: its data
  * @buf: likewise, of get_buffer(); free() it
  * @keep: a write zeroes must keep the host clusters
- * @done: posted when it is done
  */
 struct op {
-	struct qcow2_io io;
+	struct waiting_io wait;
 	struct bio_vec bv;
 	unsigned char *buf;
 	bool keep;
-	sem_t done;
 };
-
-/* @ptr, which is not NULL. */
-void *must(void *ptr);
 
 /* ---- guest operations ---- */
 

@@ -59,13 +59,6 @@ static struct {
 	u64 seeds, runs, struck, degraded, not_opened, close_failed, uneven;
 } total;
 
-static void *must(void *ptr)
-{
-	if (!ptr)
-		shim_die("out of memory");
-	return ptr;
-}
-
 /*
  * What may go wrong.
  */
@@ -319,21 +312,11 @@ static u64 all_failed(const struct workload *w)
 	return sum;
 }
 
-static bool released(struct qcow2_image *img)
-{
-	bool ret;
-
-	mutex_lock(&img->meta_lock);
-	ret = list_empty(&img->durable) && list_empty(&img->draining) &&
-	      list_empty(&img->punches) && list_empty(&img->punching);
-	mutex_unlock(&img->meta_lock);
-	return ret;
-}
-
 /* What an operation set going is done, so that a run can be repeated. */
 static void settle(struct run *run)
 {
-	wait_event(run->w.img->released, released(run->w.img));
+	wait_event(run->w.img->released,
+		   !READ_ONCE(run->w.img->releasing));
 	flush_workqueue(run->w.img->wq);
 }
 

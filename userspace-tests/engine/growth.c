@@ -61,13 +61,6 @@ struct disk {
 	u64 bytes;
 };
 
-static void *must(void *ptr)
-{
-	if (!ptr)
-		shim_die("out of memory");
-	return ptr;
-}
-
 __attribute__((format(printf, 3, 4)))
 static void expect(bool ok, const struct disk *d, const char *fmt, ...)
 {

@@ -359,13 +359,6 @@ struct play {
 	u64 max_bytes;
 };
 
-static void *must(void *ptr)
-{
-	if (!ptr)
-		shim_die("out of memory");
-	return ptr;
-}
-
 /*
  * Stopping A.
  */
@@ -631,28 +624,6 @@ static void look_at_power_cut(struct play *p, const char *where)
  * Steps.
  */
 
-struct waiting_io {
-	struct qcow2_io io;
-	sem_t done;
-};
-
-static void io_done(struct qcow2_io *io)
-{
-	sem_post(&container_of(io, struct waiting_io, io)->done);
-}
-
-static int submit(struct play *p, struct waiting_io *wait)
-{
-	sem_init(&wait->done, 0, 0);
-	wait->io.img = p->w.img;
-	wait->io.done = io_done;
-	qcow2_io_submit(&wait->io);
-	while (sem_wait(&wait->done))
-		;
-	sem_destroy(&wait->done);
-	return wait->io.error;
-}
-
 static struct write *note_begin(struct play *p, const struct step *step,
 				bool zeroes)
 {
@@ -705,7 +676,7 @@ static void transfer(struct play *p, const struct step *step)
 	bvec_set_virt(&bv, buf, step->bytes);
 	iov_iter_bvec(&wait.io.iter, read ? ITER_DEST : ITER_SOURCE, &bv, 1,
 		      step->bytes);
-	submit(p, &wait);
+	wl_submit(p->w.img, &wait);
 	if (wait.io.error && (read || !p->may_fail))
 		wl_fail(SEED, "a transfer at %u failed: %d", step->offset,
 			wait.io.error);
@@ -744,7 +715,7 @@ static void zero(struct play *p, const struct step *step)
 	};
 	struct write *write = note_begin(p, step, true);
 
-	if (submit(p, &wait))
+	if (wl_submit(p->w.img, &wait))
 		wl_fail(SEED, "zeroing at %u failed: %d", step->offset,
 			wait.io.error);
 	note_end(p, write);
@@ -754,7 +725,7 @@ static void flush(struct play *p)
 {
 	struct waiting_io wait = { .io = { .op = QCOW2_OP_FLUSH } };
 	u64 begun = memfile_now(p->w.filp);
-	int ret = submit(p, &wait);
+	int ret = wl_submit(p->w.img, &wait);
 
 	if (ret && !p->space_ran_out)
 		wl_fail(SEED, "a flush failed: %d", ret);
@@ -768,23 +739,12 @@ static void flush(struct play *p)
 	look_at_power_cut(p, "after a flush");
 }
 
-static bool is_released(struct qcow2_image *img)
-{
-	bool ret;
-
-	mutex_lock(&img->meta_lock);
-	ret = list_empty(&img->durable) && list_empty(&img->draining) &&
-	      list_empty(&img->punches) && list_empty(&img->punching);
-	mutex_unlock(&img->meta_lock);
-	return ret;
-}
-
 static void wait_for_release(struct play *p, unsigned int ms)
 {
 	unsigned int i;
 
 	watching = true;
-	for (i = 0; i < ms * 4 && !is_released(p->w.img); i++)
+	for (i = 0; i < ms * 4 && READ_ONCE(p->w.img->releasing); i++)
 		usleep(250);
 	watching = false;
 }

@@ -108,13 +108,6 @@ static void leave(struct file *filp)
 	shim_hide_end();
 }
 
-static void *must(void *ptr)
-{
-	if (!ptr)
-		shim_die("memfile: out of memory");
-	return ptr;
-}
-
 /*
  * Content, under the lock.
  */

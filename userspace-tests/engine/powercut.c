@@ -104,13 +104,6 @@ struct cut {
 	const char *how;
 };
 
-static void *must(void *ptr)
-{
-	if (!ptr)
-		shim_die("out of memory");
-	return ptr;
-}
-
 /*
  * Recording.
  */

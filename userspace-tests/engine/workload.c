@@ -4,7 +4,6 @@
  */
 
 #include <errno.h>
-#include <semaphore.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -71,13 +70,6 @@ void wl_name_seed(u64 seed, unsigned int seconds)
 	alarm(seconds);
 }
 
-static void *must(void *ptr)
-{
-	if (!ptr)
-		wl_fail(current_seed, "out of memory");
-	return ptr;
-}
-
 /*
  * Tags.
  */
@@ -138,32 +130,38 @@ static void release_range(struct workload *w, u64 first, u64 nr)
  * One operation.
  */
 
-struct waiting_io {
-	struct qcow2_io io;
-	sem_t done;
-};
-
 static void io_done(struct qcow2_io *io)
 {
 	sem_post(&container_of(io, struct waiting_io, io)->done);
 }
 
-static void start(struct workload *w, struct waiting_io *wait)
+void wl_start(struct qcow2_image *img, struct waiting_io *wait)
 {
 	sem_init(&wait->done, 0, 0);
-	wait->io.img = w->img;
+	wait->io.img = img;
 	wait->io.done = io_done;
 	qcow2_io_submit(&wait->io);
 }
 
-static int finish(struct workload *w, struct waiting_io *wait)
+int wl_finish(struct waiting_io *wait)
 {
-	int error;
-
 	while (sem_wait(&wait->done))
 		;
-	error = wait->io.error;
 	sem_destroy(&wait->done);
+	return wait->io.error;
+}
+
+int wl_submit(struct qcow2_image *img, struct waiting_io *wait)
+{
+	wl_start(img, wait);
+	return wl_finish(wait);
+}
+
+/* As wl_finish(), for one that may not fail unless errors are expected. */
+static int finish(struct workload *w, struct waiting_io *wait)
+{
+	int error = wl_finish(wait);
+
 	if (error)
 		__atomic_fetch_add(&w->failed[wait->io.op], 1,
 				   __ATOMIC_RELAXED);
@@ -175,7 +173,7 @@ static int finish(struct workload *w, struct waiting_io *wait)
 
 static int submit(struct workload *w, struct waiting_io *wait)
 {
-	start(w, wait);
+	wl_start(w->img, wait);
 	return finish(w, wait);
 }
 
@@ -204,7 +202,7 @@ static void start_rw(struct workload *w, struct waiting_io *wait,
 	iov_iter_bvec(&wait->io.iter, wait->io.op == QCOW2_OP_WRITE ?
 		      ITER_SOURCE : ITER_DEST, *bv,
 		      cut(*bv, buf, bytes, w->align, r), bytes);
-	start(w, wait);
+	wl_start(w->img, wait);
 }
 
 int wl_rw(struct workload *w, enum qcow2_op op, u64 offset, void *buf,
@@ -586,7 +584,7 @@ static void do_race(struct workload *w, const struct range *range,
 	/* The transfer shall have found its clusters before they go. */
 	if (shim_below(r, 4))
 		usleep(shim_below(r, 200));
-	start(w, &discard);
+	wl_start(w->img, &discard);
 	error = finish(w, &discard);
 	error = finish(w, &rw) || error;
 	free(bv);

@@ -11,11 +11,28 @@
 
 #include <linux/types.h>
 #include <pthread.h>
+#include <semaphore.h>
 
 #include "image.h"
 #include "shim.h"
 
 #define WL_SECTOR	512U
+
+/**
+ * struct waiting_io - a guest operation that somebody waits for
+ * @io: filled in but for its image and @done
+ * @done: posted when it is done
+ */
+struct waiting_io {
+	struct qcow2_io io;
+	sem_t done;
+};
+
+void wl_start(struct qcow2_image *img, struct waiting_io *wait);
+/* 0 or a negative errno. */
+int wl_finish(struct waiting_io *wait);
+/* Both. */
+int wl_submit(struct qcow2_image *img, struct waiting_io *wait);
 
 /**
  * struct wl_mix - what kind of operations, as weights

@@ -50,6 +50,14 @@ unsigned int shim_warnings(void);
 /* Ends the process with a message; for misuse of what the shim provides. */
 void shim_die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
+/* @ptr, which is not NULL: of memory that a test itself cannot do without. */
+static inline void *must(void *ptr)
+{
+	if (!ptr)
+		shim_die("out of memory");
+	return ptr;
+}
+
 /* ---- context ---- */
 
 /*

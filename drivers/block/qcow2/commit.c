@@ -303,7 +303,6 @@ static void drops_are_durable(struct qcow2_image *img, struct list_head *drops)
 {
 	mutex_lock(&img->meta_lock);
 	list_splice_tail_init(drops, &img->durable);
-	WRITE_ONCE(img->releasing, true);
 	release_kick(img);
 	mutex_unlock(&img->meta_lock);
 }
@@ -526,11 +525,13 @@ static void epoch_drained(struct percpu_ref *ref)
 static void release_kick(struct qcow2_image *img)
 {
 	struct qcow2_epoch *old = &img->epochs[img->epoch];
+	bool busy, more;
 
 	lockdep_assert_held(&img->meta_lock);
-	if (!list_empty(&img->draining) || !list_empty(&img->punching))
-		return;
-	if (list_empty(&img->durable) && list_empty(&img->punches))
+	busy = !list_empty(&img->draining) || !list_empty(&img->punching);
+	more = !list_empty(&img->durable) || !list_empty(&img->punches);
+	WRITE_ONCE(img->releasing, busy || more);
+	if (busy || !more)
 		return;
 	list_splice_init(&img->durable, &img->draining);
 	list_splice_init(&img->punches, &img->punching);
@@ -703,7 +704,6 @@ static void release_work(struct work_struct *work)
 	struct qcow2_drop *drop;
 	LIST_HEAD(applied);
 	LIST_HEAD(waiters);
-	bool more;
 
 	apply_drops(img);
 	apply_punches(img);
@@ -715,9 +715,6 @@ static void release_work(struct work_struct *work)
 	land_punches(img, &waiters);
 	list_splice_tail_init(&img->too_early, &waiters);
 	release_kick(img);
-	/* If there was anything left, it is on its way now. */
-	more = !list_empty(&img->draining) || !list_empty(&img->punching);
-	WRITE_ONCE(img->releasing, more);
 	mutex_unlock(&img->meta_lock);
 	free_drops(&applied);
 	qcow2_requeue_waiters(&waiters);
@@ -738,7 +735,6 @@ void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch)
 {
 	lockdep_assert_held(&img->meta_lock);
 	list_add_tail(&punch->link, &img->punches);
-	WRITE_ONCE(img->releasing, true);
 	release_kick(img);
 }
 
@@ -827,8 +823,7 @@ static int wait_for_drops(struct qcow2_image *img, struct qcow2_io *io,
 		return ret;
 	mutex_lock(&img->meta_lock);
 	/* Only if release_work() will come. */
-	if (img->nr_drops > max &&
-	    (!list_empty(&img->draining) || !list_empty(&img->punching))) {
+	if (img->nr_drops > max && img->releasing) {
 		list_add_tail(&io->wait, &img->too_early);
 		ret = -EINPROGRESS;
 	}
