@@ -226,6 +226,9 @@ static int check_attach(const struct qcow2_ctl_attach *arg,
 		return qcow2_refuse(why, -EOPNOTSUPP,
 				    "%u files given, wanted 1: backing files are not served yet",
 				    arg->nr_files);
+	if (arg->snapshot)
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "snapshots cannot be attached yet");
 	return 0;
 }
 
@@ -236,7 +239,7 @@ static int get_image_file(const struct qcow2_ctl_attach *arg,
 
 	if (copy_from_user(&file, u64_to_user_ptr(arg->files), sizeof(file)))
 		return -EFAULT;
-	if (file.format != QCOW2_FILE_QCOW2 || file.reserved)
+	if (file.format != QCOW2_FILE_QCOW2 || file.role || file.reserved)
 		return qcow2_refuse(why, -EINVAL, "unknown file format %u",
 				    file.format);
 	*filp = fget(file.fd);

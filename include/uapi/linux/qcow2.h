@@ -43,25 +43,48 @@ enum qcow2_attach_flags {
 	QCOW2_ATTACH_DISCARD_NO_UNREF	= 1 << 3,
 };
 
+/* The longest chain, each file of its layers counted. */
+#define QCOW2_FILES_MAX	4096
+
+/* Room for the name or the ID of a snapshot, its zero byte included. */
+#define QCOW2_SNAPSHOT_NAME_MAX	1024
+
 /**
  * enum qcow2_file_format - what a file of the chain holds
  * @QCOW2_FILE_QCOW2: a qcow2 image, version 2 or 3
+ * @QCOW2_FILE_RAW: the bytes of the disk
  */
 enum qcow2_file_format {
 	QCOW2_FILE_QCOW2	= 0,
+	QCOW2_FILE_RAW		= 1,
+};
+
+/**
+ * enum qcow2_file_role - what a file of the chain is to the others
+ * @QCOW2_ROLE_LAYER: the image, or the backing file of the layer that is in
+ *	front of it in the array
+ * @QCOW2_ROLE_DATA: the external data file of the layer that is directly in
+ *	front of it in the array; its format is %QCOW2_FILE_RAW
+ */
+enum qcow2_file_role {
+	QCOW2_ROLE_LAYER	= 0,
+	QCOW2_ROLE_DATA		= 1,
 };
 
 /**
  * struct qcow2_ctl_file - one file of an image's chain
- * @fd: open descriptor of a regular file or a block device; for writing too
- *	unless %QCOW2_ATTACH_READ_ONLY is set
- * @format: one of enum qcow2_file_format
+ * @fd: open descriptor of a regular file or a block device.  For reading; the
+ *	image and its data file for writing too, unless
+ *	%QCOW2_ATTACH_READ_ONLY is set
+ * @format: one of enum qcow2_file_format; the image itself is qcow2
+ * @role: one of enum qcow2_file_role
  * @reserved: zero
  */
 struct qcow2_ctl_file {
 	__s32	fd;
 	__u32	format;
-	__u64	reserved;
+	__u32	role;
+	__u32	reserved;
 };
 
 /**
@@ -70,16 +93,28 @@ struct qcow2_ctl_file {
  * @flags: set of enum qcow2_attach_flags
  * @index: in: number that the device shall get, or -1 for the lowest free
  *	one; out: the number it got, /dev/qcow<index>
- * @nr_files: number of entries that @files points to; today always 1
- * @files: user pointer to an array of struct qcow2_ctl_file, the image first
+ * @nr_files: number of entries that @files points to, at most
+ *	%QCOW2_FILES_MAX
+ * @files: user pointer to an array of struct qcow2_ctl_file: the image, its
+ *	data file if it has one, its backing file, the data file of that, and
+ *	so on to the end of the chain.  Backing files are only read.
  * @reason: user pointer to a buffer for the reason of a failure, or 0
  * @reason_size: size of that buffer in bytes
  * @reserved: zero
  * @cache_size: cap of the metadata cache in bytes, 256 KiB to 64 GiB, or 0 for
  *	the default: enough for the whole disk, at most 32 MiB
+ * @snapshot: user pointer to the ID or the name (zero-terminated, at most
+ *	%QCOW2_SNAPSHOT_NAME_MAX bytes) of an internal snapshot, or 0; if given,
+ *	the device shows that snapshot.  Needs %QCOW2_ATTACH_READ_ONLY, and can
+ *	be done while the image itself is attached.
+ *
+ * A device that is attached read-write is the only one that uses its image and
+ * its data file, but for devices of its snapshots; files that are only read can
+ * be shared by any number of devices.
  *
  * Errors: EPERM (no CAP_SYS_ADMIN), EBADF, EACCES (descriptor not open for
- * what the flags ask), EBUSY (image attached already, or number in use),
+ * what the flags ask), EBUSY (a file is in use by another device, or the
+ * number is), ENOENT (no such snapshot),
  * EUCLEAN (not a valid qcow2 image, or damaged), EOPNOTSUPP (valid, but needs
  * a feature that this driver lacks), EINVAL, ENOMEM, and what reading the
  * image gave.
@@ -94,6 +129,7 @@ struct qcow2_ctl_attach {
 	__u32	reason_size;
 	__u32	reserved;
 	__u64	cache_size;
+	__u64	snapshot;
 };
 
 /**
