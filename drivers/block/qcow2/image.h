@@ -725,6 +725,8 @@ int qcow2_check_l1_entry(const struct qcow2_geometry *geo, u64 entry);
 struct qcow2_need;
 int qcow2_own_l2_slice(struct qcow2_image *img, u64 guest_offset,
 		       struct qcow2_need *need, struct qcow2_slice **slice);
+void qcow2_compressed_range(const struct qcow2_geometry *geo, u64 word,
+			    u64 *offset, u32 *bytes);
 int qcow2_refuse_compressed(struct qcow2_image *img, u64 guest_offset);
 int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	      struct qcow2_extent *extent);

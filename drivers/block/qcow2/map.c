@@ -338,6 +338,29 @@ int qcow2_own_l2_slice(struct qcow2_image *img, u64 guest_offset,
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_own_l2_slice);
 
+/**
+ * qcow2_compressed_range() - where a compressed cluster lies
+ * @geo: geometry
+ * @word: its L2 entry
+ * @offset: set to the host offset of its first byte
+ * @bytes: set to the length of the sectors that it is in, from there on: what
+ *	it may take, and what it keeps in use
+ *
+ * Section "Cluster mapping" (compressed clusters descriptor).
+ */
+void qcow2_compressed_range(const struct qcow2_geometry *geo, u64 word,
+			    u64 *offset, u32 *bytes)
+{
+	u32 offset_bits = 62 - (geo->cluster_bits - 8);
+	u64 sectors = ((word & ~QCOW2_OFLAG_COMPRESSED &
+			~QCOW2_OFLAG_COPIED) >> offset_bits) + 1;
+
+	*offset = word & (BIT_ULL(offset_bits) - 1);
+	*bytes = sectors * QCOW2_SECTOR_BYTES -
+		 (*offset & (QCOW2_SECTOR_BYTES - 1));
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_compressed_range);
+
 /*
  * Extents.
  */
