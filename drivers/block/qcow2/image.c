@@ -585,6 +585,7 @@ static int init_engine(struct qcow2_image *img,
 	failed |= qcow2_io_init(img);
 	failed |= qcow2_write_init(img);
 	failed |= qcow2_cow_init(img);
+	failed |= qcow2_compress_init(img);
 	if (failed)
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
 	return 0;
@@ -593,6 +594,7 @@ static int init_engine(struct qcow2_image *img,
 static void free_engine(struct qcow2_image *img)
 {
 	qcow2_commit_destroy(img);
+	qcow2_compress_exit(img);
 	qcow2_cow_exit(img);
 	qcow2_write_exit(img);
 	qcow2_io_exit(img);
