@@ -48,6 +48,10 @@
 #define QCOW2_CRYPT_AES			1
 #define QCOW2_CRYPT_LUKS		2
 
+/* Section "Header", compression_type. */
+#define QCOW2_COMPRESSION_ZLIB		0
+#define QCOW2_COMPRESSION_ZSTD		1
+
 /* Section "Header extensions". */
 #define QCOW2_EXT_END			0x00000000U
 #define QCOW2_EXT_FEATURE_NAMES		0x6803f857U

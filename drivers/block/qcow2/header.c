@@ -28,7 +28,8 @@
 #include "image.h"
 
 /* The bits that this driver serves; DIRTY and CORRUPT when read-only. */
-#define INCOMPAT_SERVED		QCOW2_INCOMPAT_EXTL2
+#define INCOMPAT_SERVED		(QCOW2_INCOMPAT_COMPRESSION | \
+				 QCOW2_INCOMPAT_EXTL2)
 #define INCOMPAT_SERVED_RO	(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT)
 
 struct known_feature {
@@ -44,8 +45,6 @@ static const struct known_feature known_features[] = {
 	  "image is marked corrupt; 'qemu-img check -r all' it or attach read-only" },
 	{ QCOW2_INCOMPAT_DATA_FILE, -EOPNOTSUPP,
 	  "image has an external data file, which is not served yet" },
-	{ QCOW2_INCOMPAT_COMPRESSION, -EOPNOTSUPP,
-	  "image has a compression type other than zlib, which is not served yet" },
 };
 
 static int check_magic(const struct qcow2_disk_header *h,
@@ -209,21 +208,27 @@ static int check_features(const struct qcow2_geometry *geo, bool read_only,
 	return 0;
 }
 
-/* An image says its compression type twice; both must agree. */
-static int check_compression(const struct qcow2_disk_header *h,
-			     const struct qcow2_geometry *geo,
-			     struct qcow2_reason *why)
+/* An image says twice whether its compression is zlib; both must agree. */
+static int decode_compression(const struct qcow2_disk_header *h,
+			      struct qcow2_geometry *geo,
+			      struct qcow2_reason *why)
 {
 	bool bit = geo->incompatible & QCOW2_INCOMPAT_COMPRESSION;
-	u8 type = 0;
+	u8 type = QCOW2_COMPRESSION_ZLIB;
 
 	if (geo->header_bytes > offsetof(struct qcow2_disk_header,
 					 compression_type))
 		type = h->compression_type;
-	if (bit != !!type)
+	if (bit != (type != QCOW2_COMPRESSION_ZLIB))
 		return qcow2_refuse(why, -EUCLEAN,
 				    "compression type is %u, but incompatible bit 3 is %s",
 				    type, bit ? "set" : "clear");
+	if (type > QCOW2_COMPRESSION_ZSTD)
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "compression type %u is unknown, wanted %u (zlib) or %u (zstd)",
+				    type, QCOW2_COMPRESSION_ZLIB,
+				    QCOW2_COMPRESSION_ZSTD);
+	geo->compression_type = type;
 	return 0;
 }
 
@@ -460,7 +465,7 @@ int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 		return ret;
 	if (end > geo->header_bytes)
 		ret = find_extensions(buf, geo->header_bytes, end, &ext, why);
-	ret = ret ?: check_compression(h, geo, why);
+	ret = ret ?: decode_compression(h, geo, why);
 	ret = ret ?: check_features(geo, read_only, &ext, why);
 	ret = ret ?: check_encryption(h, why);
 	if (ret)

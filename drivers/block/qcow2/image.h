@@ -76,6 +76,7 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...);
  * @snapshots_offset: host offset of the snapshot table
  * @header_bytes: length of the header
  * @has_backing: a backing file is named
+ * @compression_type: of compressed clusters, as in the header
  * @incompatible: feature bits; follows the header in the file
  * @compatible: feature bits
  * @autoclear: feature bits; follows the header in the file
@@ -100,6 +101,7 @@ struct qcow2_geometry {
 	u64 reftable_offset;
 	u32 nb_snapshots;
 	u32 header_bytes;
+	u32 compression_type;
 	u64 snapshots_offset;
 	u64 incompatible;
 	u64 compatible;
@@ -226,6 +228,49 @@ struct qcow2_cache {
 	struct shrinker *shrinker;
 };
 
+/* ---- compress.c: decompressed clusters ---- */
+
+#define QCOW2_COMPRESS_BUCKETS	64
+
+/**
+ * struct qcow2_stock - objects that are made when needed, up to a limit
+ * @idle: those that nobody uses; the first one is the next to be taken
+ * @nr_idle: length of @idle; READ_ONCE
+ * @nr: all that there are, or are being made; READ_ONCE
+ * @max: no more than this
+ */
+struct qcow2_stock {
+	struct list_head idle;
+	unsigned int nr_idle;
+	unsigned int nr;
+	unsigned int max;
+};
+
+struct qcow2_codec;
+
+/**
+ * struct qcow2_compress - decompressed clusters, and what making them takes
+ * @codec: the image's compression type
+ * @lock: protects the members below but @wait and @shrinker; innermost,
+ *	nothing is taken or allocated inside
+ * @buckets: clusters by L2 entry
+ * @clusters: all of them, with data or not; coldest first
+ * @jobs: what is needed to decompress one
+ * @wait: for something idle
+ * @loads: clusters that were ever read from the file; READ_ONCE
+ * @shrinker: by which the system asks for memory back
+ */
+struct qcow2_compress {
+	const struct qcow2_codec *codec;
+	spinlock_t lock;
+	struct list_head buckets[QCOW2_COMPRESS_BUCKETS];
+	struct qcow2_stock clusters;
+	struct qcow2_stock jobs;
+	wait_queue_head_t wait;
+	u64 loads;
+	struct shrinker *shrinker;
+};
+
 /* ---- overlap.c: where metadata lies ---- */
 
 /**
@@ -311,6 +356,14 @@ struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
 void qcow2_slice_put(struct qcow2_slice *slice);
 void qcow2_slice_mark_dirty(struct qcow2_image *img, struct qcow2_slice *slice);
 void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes);
+
+/* ---- compress.c again ---- */
+
+int qcow2_compress_init(struct qcow2_image *img);
+void qcow2_compress_exit(struct qcow2_image *img);
+int qcow2_compressed_read(struct qcow2_image *img, u64 word, u32 into,
+			  struct iov_iter *to);
+void qcow2_compress_forget(struct qcow2_image *img, u64 offset, u64 bytes);
 
 /* ---- the image ---- */
 
@@ -419,6 +472,7 @@ struct qcow2_l1 {
  * @wq: everything that may sleep runs here; a layer has none
  * @file_wq: the rest of short transfers, for which what runs on @wq waits
  * @cache: L2 and refcount block slices
+ * @compress: decompressed clusters
  * @part_pool: struct qcow2_part
  * @meta_pool: struct qcow2_l2_meta
  * @bounce_pool: buffers of COW
@@ -483,6 +537,7 @@ struct qcow2_l1 {
  *	meta_lock	all metadata in memory; NEVER held across I/O
  *	  |
  *	cache.lock	spinlock, LRU only
+ *	compress.lock	spinlock, likewise
  *
  * Whoever needs something that is not in memory while holding meta_lock backs
  * out, brings it (struct qcow2_need) and starts over.
@@ -498,6 +553,7 @@ struct qcow2_image {
 	struct workqueue_struct *wq;
 	struct workqueue_struct *file_wq;
 	struct qcow2_cache cache;
+	struct qcow2_compress compress;
 
 	/* Of its own: its file may lie on another image, which needs its own. */
 	mempool_t *part_pool;
@@ -839,11 +895,6 @@ void qcow2_compressed_range(const struct qcow2_geometry *geo, u64 word,
 			    u64 *offset, u32 *bytes);
 int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	      struct qcow2_extent *extent);
-
-/* ---- compress.c ---- */
-
-int qcow2_compressed_read(struct qcow2_image *img, u64 word, u32 into,
-			  struct iov_iter *to);
 
 /* ---- read.c ---- */
 
