@@ -633,6 +633,7 @@ static int open_engine(struct qcow2_image *img,
 	ret = init_engine(img, options, why);
 	ret = ret ?: read_tables(img, why);
 	ret = ret ?: qcow2_snapshots_read(img, why);
+	ret = ret ?: qcow2_repair(img, why);
 	if (ret)
 		free_engine(img);
 	return ret;
