@@ -25,6 +25,14 @@
  * Saying what is wrong.
  */
 
+/* A name from an image may be anything, and the line will reach a terminal. */
+static void make_printable(char *text)
+{
+	for (; *text; text++)
+		if ((u8)*text < ' ' || *text == 0x7f)
+			*text = '?';
+}
+
 /**
  * qcow2_refuse() - give a reason
  * @why: where to, or NULL
@@ -42,6 +50,7 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...)
 	va_start(args, fmt);
 	vscnprintf(why->text, sizeof(why->text), fmt, args);
 	va_end(args);
+	make_printable(why->text);
 	return error;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_refuse);
