@@ -554,6 +554,22 @@ static int read_l1(struct qcow2_image *img, struct qcow2_reason *why)
 	return ret;
 }
 
+/*
+ * Each refcount block counts its own clusters.  If one block stood for many, a
+ * small file could have more clusters in use than a search for a free one gets
+ * past in hours.
+ */
+static int check_refblocks(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	u64 offset = qcow2_offsets_twice(&img->refblocks);
+
+	if (!offset || qcow2_image_read_only(img))
+		return 0;
+	return qcow2_refuse(why, -EUCLEAN,
+			    "refcount table has the block at offset 0x%llx twice; 'qemu-img check -r all' the image or attach read-only",
+			    offset);
+}
+
 static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
 {
 	u32 entries = img->geo.reftable_clusters <<
@@ -573,7 +589,7 @@ static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
 	if (!ret && qcow2_offsets_fill(&img->refblocks, img->reftable, entries,
 				       QCOW2_REFTABLE_OFFSET_MASK))
 		ret = qcow2_refuse(why, -ENOMEM, "out of memory");
-	return ret;
+	return ret ?: check_refblocks(img, why);
 }
 
 static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
