@@ -151,6 +151,16 @@ struct qcow2_disk_snapshot {
 	__be32	extra_data_size;
 } __packed;
 
+/**
+ * struct qcow2_disk_snapshot_extra - what the extra data begins with
+ * @vm_state_size_large: length of the saved machine state in bytes
+ * @disk_size: virtual size in bytes at that time
+ */
+struct qcow2_disk_snapshot_extra {
+	__be64	vm_state_size_large;
+	__be64	disk_size;
+} __packed;
+
 /* Section "Cluster mapping": entries of L1 and L2 tables. */
 #define QCOW2_OFLAG_COPIED	BIT_ULL(63)
 #define QCOW2_OFLAG_COMPRESSED	BIT_ULL(62)

@@ -248,9 +248,8 @@ static int check_encryption(const struct qcow2_disk_header *h,
 	}
 }
 
-static int check_backing(const struct qcow2_disk_header *h,
-			 const struct qcow2_geometry *geo, const void *buf,
-			 struct qcow2_reason *why)
+static int decode_backing(const struct qcow2_disk_header *h,
+			  struct qcow2_geometry *geo, struct qcow2_reason *why)
 {
 	u64 offset = be64_to_cpu(h->backing_file_offset);
 	u32 bytes = be32_to_cpu(h->backing_file_size);
@@ -264,9 +263,8 @@ static int check_backing(const struct qcow2_disk_header *h,
 		return qcow2_refuse(why, -EUCLEAN,
 				    "backing file name is %u bytes long, wanted at most %u",
 				    bytes, max);
-	return qcow2_refuse(why, -EOPNOTSUPP,
-			    "image has the backing file '%.*s'; backing files are not served yet",
-			    (int)min(bytes, 128U), (const char *)buf + offset);
+	geo->has_backing = bytes;
+	return 0;
 }
 
 static void decode_l2(struct qcow2_geometry *geo)
@@ -364,21 +362,41 @@ static int decode_snapshots(const struct qcow2_disk_header *h,
 				 QCOW2_MAX_SNAPSHOT_TABLE_BYTES, why);
 }
 
+/**
+ * qcow2_check_virtual_size() - is there an L1 table for a disk of this size?
+ * @geo: the geometry
+ * @l1_entries: set to how many entries it wants
+ * @why: filled in on failure
+ *
+ * Context: any.
+ * Return: 0 or -EUCLEAN.
+ */
+int qcow2_check_virtual_size(const struct qcow2_geometry *geo, u64 *l1_entries,
+			     struct qcow2_reason *why)
+{
+	u32 shift = geo->l2_bits + geo->cluster_bits;
+
+	*l1_entries = (geo->virtual_bytes >> shift) +
+		      !!(geo->virtual_bytes & (BIT_ULL(shift) - 1));
+	if (geo->virtual_bytes <= S64_MAX && *l1_entries <= INT_MAX)
+		return 0;
+	return qcow2_refuse(why, -EUCLEAN,
+			    "virtual size of %llu bytes is too large",
+			    geo->virtual_bytes);
+}
+
 static int decode_l1(const struct qcow2_disk_header *h,
 		     struct qcow2_geometry *geo, struct qcow2_reason *why)
 {
-	u32 shift = geo->l2_bits + geo->cluster_bits;
 	u64 wanted;
+	int ret;
 
 	geo->virtual_bytes = be64_to_cpu(h->size);
 	geo->l1_entries = be32_to_cpu(h->l1_size);
 	geo->l1_offset = be64_to_cpu(h->l1_table_offset);
-	wanted = (geo->virtual_bytes >> shift) +
-		 !!(geo->virtual_bytes & (BIT_ULL(shift) - 1));
-	if (geo->virtual_bytes > S64_MAX || wanted > INT_MAX)
-		return qcow2_refuse(why, -EUCLEAN,
-				    "virtual size of %llu bytes is too large",
-				    geo->virtual_bytes);
+	ret = qcow2_check_virtual_size(geo, &wanted, why);
+	if (ret)
+		return ret;
 	if (geo->l1_entries < wanted)
 		return qcow2_refuse(why, -EUCLEAN,
 				    "L1 table has %u entries, wanted %llu for the virtual size",
@@ -453,7 +471,7 @@ int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 	ret = ret ?: decode_snapshots(h, geo, why);
 	ret = ret ?: decode_l1(h, geo, why);
 	ret = ret ?: check_not_header(geo, why);
-	ret = ret ?: check_backing(h, geo, buf, why);
+	ret = ret ?: decode_backing(h, geo, why);
 	return ret;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_header_decode);
