@@ -9,13 +9,13 @@
 # kernels, in ~/.cache/qcow2-ko; a second run takes what is there.
 
 .PHONY: all setup kernel module tool demo check check-long bench clean help
-.PHONY: check-builds check-tool check-kunit check-engine check-guest check-e2e
+.PHONY: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e
 
 all: module tool
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
-	@echo 'Parts of make check: check-builds check-tool check-kunit check-engine check-guest check-e2e'
+	@echo 'Parts of make check: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e'
 
 setup:
 	@scripts/setup
@@ -35,7 +35,7 @@ demo: module tool
 check:
 	@scripts/check
 
-check-builds check-tool check-kunit check-engine check-guest check-e2e: setup
+check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e: setup
 	@scripts/check $(@:check-%=%)
 
 check-long:

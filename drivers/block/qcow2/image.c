@@ -25,6 +25,14 @@
  * Saying what is wrong.
  */
 
+/* A name from an image may be anything, and the line will reach a terminal. */
+static void make_printable(char *text)
+{
+	for (; *text; text++)
+		if ((u8)*text < ' ' || *text == 0x7f)
+			*text = '?';
+}
+
 /**
  * qcow2_refuse() - give a reason
  * @why: where to, or NULL
@@ -42,6 +50,7 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...)
 	va_start(args, fmt);
 	vscnprintf(why->text, sizeof(why->text), fmt, args);
 	va_end(args);
+	make_printable(why->text);
 	return error;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_refuse);
@@ -514,6 +523,22 @@ static int read_l1(struct qcow2_image *img, struct qcow2_reason *why)
 	return ret;
 }
 
+/*
+ * Each refcount block counts its own clusters.  If one block stood for many, a
+ * small file could have more clusters in use than a search for a free one gets
+ * past in hours.
+ */
+static int check_refblocks(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	u64 offset = qcow2_offsets_twice(&img->refblocks);
+
+	if (!offset || qcow2_image_read_only(img))
+		return 0;
+	return qcow2_refuse(why, -EUCLEAN,
+			    "refcount table has the block at offset 0x%llx twice; 'qemu-img check -r all' the image or attach read-only",
+			    offset);
+}
+
 static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
 {
 	u32 entries = img->geo.reftable_clusters <<
@@ -533,7 +558,7 @@ static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
 	if (!ret && qcow2_offsets_fill(&img->refblocks, img->reftable, entries,
 				       QCOW2_REFTABLE_OFFSET_MASK))
 		ret = qcow2_refuse(why, -ENOMEM, "out of memory");
-	return ret;
+	return ret ?: check_refblocks(img, why);
 }
 
 static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)

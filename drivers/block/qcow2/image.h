@@ -307,6 +307,7 @@ struct qcow2_image;
 
 int qcow2_offsets_fill(struct qcow2_offsets *set, const u64 *table,
 		       u32 entries, u64 mask);
+u64 qcow2_offsets_twice(const struct qcow2_offsets *set);
 void qcow2_offsets_free(struct qcow2_offsets *set);
 int qcow2_offsets_reserve(struct qcow2_image *img, struct qcow2_offsets *set,
 			  u32 more);
