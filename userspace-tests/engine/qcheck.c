@@ -187,6 +187,7 @@ static void refer_cluster(struct checker *c, uint64_t index, enum kind kind)
 	struct cluster *cl;
 
 	if (index >= c->nr) {
+		c->result->outside++;
 		corruption(c, "%s at 0x%llx is behind the end of the file",
 			   kind_names[kind],
 			   (unsigned long long)index << c->q->cluster_bits);

@@ -41,6 +41,7 @@ struct qimg {
  * @corruptions: rules broken that `qemu-img check` calls an error
  * @leaks: clusters whose refcount is too high
  * @low: clusters whose refcount is too low; corruptions too unless @dirty
+ * @outside: references to clusters behind the end of the file; corruptions too
  * @dirty: the header says that refcounts may be wrong
  * @corrupt: the header says that the image is corrupt
  * @first: the first corruption, in words
@@ -49,6 +50,7 @@ struct qcheck {
 	unsigned int corruptions;
 	unsigned int leaks;
 	unsigned int low;
+	unsigned int outside;
 	bool dirty;
 	bool corrupt;
 	char first[256];

@@ -25,6 +25,14 @@
  * Saying what is wrong.
  */
 
+/* A name from an image may be anything, and the line will reach a terminal. */
+static void make_printable(char *text)
+{
+	for (; *text; text++)
+		if ((u8)*text < ' ' || *text == 0x7f)
+			*text = '?';
+}
+
 /**
  * qcow2_refuse() - give a reason
  * @why: where to, or NULL
@@ -42,6 +50,7 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...)
 	va_start(args, fmt);
 	vscnprintf(why->text, sizeof(why->text), fmt, args);
 	va_end(args);
+	make_printable(why->text);
 	return error;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_refuse);
@@ -514,6 +523,22 @@ static int read_l1(struct qcow2_image *img, struct qcow2_reason *why)
 	return ret;
 }
 
+/*
+ * Each refcount block counts its own clusters.  If one block stood for many, a
+ * small file could have more clusters in use than a search for a free one gets
+ * past in hours.
+ */
+static int check_refblocks(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	u64 offset = qcow2_offsets_twice(&img->refblocks);
+
+	if (!offset || qcow2_image_read_only(img))
+		return 0;
+	return qcow2_refuse(why, -EUCLEAN,
+			    "refcount table has the block at offset 0x%llx twice; 'qemu-img check -r all' the image or attach read-only",
+			    offset);
+}
+
 static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
 {
 	u32 entries = img->geo.reftable_clusters <<
@@ -533,7 +558,7 @@ static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
 	if (!ret && qcow2_offsets_fill(&img->refblocks, img->reftable, entries,
 				       QCOW2_REFTABLE_OFFSET_MASK))
 		ret = qcow2_refuse(why, -ENOMEM, "out of memory");
-	return ret;
+	return ret ?: check_refblocks(img, why);
 }
 
 static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
@@ -567,6 +592,22 @@ static void exit_operations(struct qcow2_image *img)
 	qcow2_io_exit(img);
 }
 
+/* What reading needs, and a view has in its first layer. */
+static int init_metadata(struct qcow2_image *img,
+			 const struct qcow2_options *options)
+{
+	bool failed = qcow2_cache_init(img, options->cache_bytes);
+
+	failed |= qcow2_compress_init(img);
+	return failed ? -ENOMEM : 0;
+}
+
+static void exit_metadata(struct qcow2_image *img)
+{
+	qcow2_compress_exit(img);
+	qcow2_cache_destroy(img);
+}
+
 static int init_engine(struct qcow2_image *img,
 		       const struct qcow2_options *options,
 		       struct qcow2_reason *why)
@@ -574,12 +615,10 @@ static int init_engine(struct qcow2_image *img,
 	bool failed = false;
 
 	/* All of them, for free_engine() undoes them all. */
-	if (!qcow2_image_is_view(img)) {
-		failed |= qcow2_cache_init(img, options->cache_bytes);
-		failed |= qcow2_compress_init(img);
-	}
+	if (!qcow2_image_is_view(img))
+		failed |= !!init_metadata(img, options);
 	if (!is_layer(img))
-		failed |= init_operations(img);
+		failed |= !!init_operations(img);
 	if (failed)
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
 	return 0;
@@ -589,10 +628,8 @@ static void free_engine(struct qcow2_image *img)
 {
 	if (!is_layer(img))
 		exit_operations(img);
-	if (!qcow2_image_is_view(img)) {
-		qcow2_compress_exit(img);
-		qcow2_cache_destroy(img);
-	}
+	if (!qcow2_image_is_view(img))
+		exit_metadata(img);
 	qcow2_offsets_free(&img->l2_tables);
 	qcow2_offsets_free(&img->refblocks);
 	qcow2_snapshots_free(&img->snapshots);
@@ -621,6 +658,7 @@ static int open_engine(struct qcow2_image *img,
 	ret = init_engine(img, options, why);
 	ret = ret ?: read_tables(img, why);
 	ret = ret ?: qcow2_snapshots_read(img, why);
+	ret = ret ?: qcow2_repair(img, why);
 	if (ret)
 		free_engine(img);
 	return ret;

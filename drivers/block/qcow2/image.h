@@ -74,9 +74,12 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...);
  * @reftable_offset: host offset of the refcount table
  * @nb_snapshots: number of internal snapshots
  * @snapshots_offset: host offset of the snapshot table
+ * @nb_bitmaps: number of persistent bitmaps that mean something
+ * @bitmaps_bytes: length of the bitmap directory, likewise
+ * @bitmaps_offset: host offset of the bitmap directory, likewise
  * @header_bytes: length of the header
- * @compression_type: of compressed clusters, as in the header
  * @has_backing: a backing file is named
+ * @compression_type: of compressed clusters, as in the header
  * @incompatible: feature bits; follows the header in the file
  * @compatible: feature bits
  * @autoclear: feature bits; follows the header in the file
@@ -103,6 +106,9 @@ struct qcow2_geometry {
 	u32 header_bytes;
 	u32 compression_type;
 	u64 snapshots_offset;
+	u32 nb_bitmaps;
+	u64 bitmaps_bytes;
+	u64 bitmaps_offset;
 	u64 incompatible;
 	u64 compatible;
 	u64 autoclear;
@@ -301,6 +307,7 @@ struct qcow2_image;
 
 int qcow2_offsets_fill(struct qcow2_offsets *set, const u64 *table,
 		       u32 entries, u64 mask);
+u64 qcow2_offsets_twice(const struct qcow2_offsets *set);
 void qcow2_offsets_free(struct qcow2_offsets *set);
 int qcow2_offsets_reserve(struct qcow2_image *img, struct qcow2_offsets *set,
 			  u32 more);
@@ -316,10 +323,12 @@ int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
 /**
  * struct qcow2_l1_place - where an inactive L1 table lies, in a sorted array
  * @offset: of its first byte
+ * @entries: its length
  * @max_end: where this one or one in front of it ends, whichever is greater
  */
 struct qcow2_l1_place {
 	u64 offset;
+	u32 entries;
 	u64 max_end;
 };
 
@@ -1083,6 +1092,12 @@ int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 int qcow2_alloc_refblock(struct qcow2_image *img, u32 index);
 int qcow2_grow_reftable(struct qcow2_image *img, u64 min_entries);
 int qcow2_refcount_area(struct qcow2_image *img, u64 nr, u64 *offset);
+
+int qcow2_switch_reftable(struct qcow2_image *img, u64 offset, u32 clusters);
+
+/* ---- rebuild.c: an image that was not closed cleanly ---- */
+
+int qcow2_repair(struct qcow2_image *img, struct qcow2_reason *why);
 
 /* ---- commit.c ---- */
 
