@@ -973,6 +973,51 @@ static void repair_whole(struct run *run)
 	fail_everywhere(run, counts, allocations);
 }
 
+/*
+ * The engine goes on with what it has in memory: what it allocates next must be
+ * free, and what it counts must be counted. The disk is not looked at, for
+ * compressed clusters cannot be written yet.
+ */
+static void use_after_repair(struct run *run)
+{
+	const struct qcow2_options options = {
+		.file_flags = QCOW2_FILE_WRITABLE,
+	};
+	struct workload w = {
+		.seed = run->seed,
+		.align = WL_SECTOR,
+		.errors_ok = true,
+		.mix = { .write = 50, .flush = 5, .discard = 20 },
+		.max_op_bytes = 65536,
+		.filp = file_of(run, &run->dirty, false),
+	};
+	struct qcow2_reason why = {};
+	struct qcheck check;
+	struct bytes after;
+	struct qimg q;
+
+	wl_init(&w, must(calloc(1, run->q.virtual_bytes)),
+		run->q.virtual_bytes);
+	w.img = qcow2_image_open(w.filp, "test", &options, &why);
+	if (IS_ERR(w.img))
+		bad(run, NULL, "used after the repair", "%s", why.text);
+	wl_run(&w, 1, 60, shim_random(&run->r));
+	if (qcow2_image_needs_check(w.img) || qcow2_image_close(w.img))
+		bad(run, NULL, "used after the repair", "the image failed: %s",
+		    shim_log());
+	after = content_of(w.filp);
+	if (qimg_open(&q, after.buf, after.nr))
+		bad(run, &after, "used after the repair", "it is no image");
+	qimg_check(&q, &check);
+	if (check.dirty || check.corruptions || check.leaks)
+		bad(run, &after, "used after the repair",
+		    "dirty %d, %u corruptions, %u leaks; %s", check.dirty,
+		    check.corruptions, check.leaks, check.first);
+	free(after.buf);
+	memfile_destroy(w.filp);
+	wl_destroy(&w);
+}
+
 static void run_seed(u64 seed)
 {
 	struct run *run = must(calloc(1, sizeof(*run)));
@@ -1001,6 +1046,7 @@ static void run_seed(u64 seed)
 			run->dirty.nr);
 	look_at_read_only(run);
 	repair_whole(run);
+	use_after_repair(run);
 	free(run->dirty.buf);
 	free(run);
 }
