@@ -773,7 +773,8 @@ static void get_closed(struct run *run, u64 number, char *path, size_t bytes)
 		base = (struct base_options) {
 			.cluster_bits = 9, .refcount_bits = 64, .version = 3,
 			.metadata = true, .snapshot = number & 1,
-			.virtual_bytes = 512 * 3700, .seed = number,
+			.virtual_bytes = 512 * (number % 3 ? 5000 : 3900),
+			.seed = number,
 		};
 	else
 		do
@@ -796,6 +797,7 @@ enum damage {
 	ALL_COUNTS	= 1 << 4,	/* all are */
 	ZERO_COUNTS	= 1 << 5,	/* all are 0 */
 	MAX_COUNTS	= 1 << 6,	/* all are as high as can be */
+	ALL_BLOCKS	= 1 << 7,	/* all blocks are missing */
 };
 
 static void spoil_block(struct run *run, u64 block, unsigned int damage)
@@ -827,7 +829,8 @@ static void spoil_refcounts(struct run *run, unsigned int damage)
 		if (!block)
 			continue;
 		spoil_block(run, block, damage);
-		if (!(damage & NO_BLOCKS) || shim_below(&run->r, 2))
+		if (!(damage & ALL_BLOCKS) &&
+		    (!(damage & NO_BLOCKS) || shim_below(&run->r, 2)))
 			continue;
 		put64(&run->dirty, pos, 0);
 		run->no_blocks = true;
@@ -1018,15 +1021,38 @@ static void use_after_repair(struct run *run)
 	wl_destroy(&w);
 }
 
-static void run_seed(u64 seed)
+/* With the image at @path, and all that is tried. */
+static void run_image(struct run *run, const char *path, unsigned int damage)
+{
+	load(run, path);
+	damage_image(run, damage);
+	open_q(run);
+	if (verbose)
+		fprintf(stderr, "seed %llu: %s, %zu bytes\n", run->seed,
+			run->name, run->dirty.nr);
+	look_at_read_only(run);
+	repair_whole(run);
+	use_after_repair(run);
+	free(run->dirty.buf);
+	free(run);
+}
+
+static struct run *new_run(u64 seed)
 {
 	struct run *run = must(calloc(1, sizeof(*run)));
-	unsigned int damage = 0;
-	char path[600];
 
 	wl_name_seed(seed, HANG_SECONDS);
 	run->seed = seed;
 	run->r.state = seed;
+	return run;
+}
+
+static void run_seed(u64 seed)
+{
+	struct run *run = new_run(seed);
+	unsigned int damage = 0;
+	char path[600];
+
 	if (shim_below(&run->r, 2)) {
 		get_crashed(run, shim_below(&run->r, NR_CRASHED), path,
 			    sizeof(path));
@@ -1038,17 +1064,7 @@ static void run_seed(u64 seed)
 			   sizeof(path));
 		damage = choose_damage(run);
 	}
-	load(run, path);
-	damage_image(run, damage);
-	open_q(run);
-	if (verbose)
-		fprintf(stderr, "seed %llu: %s, %zu bytes\n", seed, run->name,
-			run->dirty.nr);
-	look_at_read_only(run);
-	repair_whole(run);
-	use_after_repair(run);
-	free(run->dirty.buf);
-	free(run);
+	run_image(run, path, damage);
 }
 
 /*
@@ -1495,7 +1511,40 @@ static void bitmaps(void)
 	unlink(path);
 }
 
+/* A full image, of whose refcount table the first cluster is left. */
+static void full_image(const char *name, u64 number, unsigned int damage)
+{
+	struct run *run = new_run(number);
+	u64 longer = total.longer;
+	char path[600];
+
+	get_closed(run, number, path, sizeof(path));
+	snprintf(run->name, sizeof(run->name), "%s", name);
+	run_image(run, path, damage);
+	if ((damage & SHORT_TABLE) && total.longer == longer)
+		wl_fail(number, "%s: the table is not longer", name);
+}
+
+static void longer_table(void)
+{
+	full_image("a longer table", 1, SHORT_TABLE);
+}
+
+static void longer_table_and_no_blocks(void)
+{
+	full_image("a longer table, and no blocks", 4,
+		   SHORT_TABLE | ALL_BLOCKS | ALL_COUNTS);
+}
+
+static void no_blocks_at_all(void)
+{
+	full_image("no blocks", 3, ALL_BLOCKS | FLAGS);
+}
+
 static void (* const others[])(void) = {
+	longer_table,
+	longer_table_and_no_blocks,
+	no_blocks_at_all,
 	data_with_two_users,
 	copied_without_cluster,
 	scattered_thinly,
