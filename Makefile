@@ -9,13 +9,15 @@
 # kernels, in ~/.cache/qcow2-ko; a second run takes what is there.
 
 .PHONY: all setup kernel module tool demo check check-long bench clean help
-.PHONY: check-builds check-tool check-kunit check-engine check-guest check-e2e
+.PHONY: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e
+.PHONY: check-iotests
 
 all: module tool
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
-	@echo 'Parts of make check: check-builds check-tool check-kunit check-engine check-guest check-e2e'
+	@echo 'Parts of make check: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e'
+	@echo 'Part of it, but whole: check-iotests, half an hour and more'
 
 setup:
 	@scripts/setup
@@ -35,8 +37,11 @@ demo: module tool
 check:
 	@scripts/check
 
-check-builds check-tool check-kunit check-engine check-guest check-e2e: setup
+check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e: setup
 	@scripts/check $(@:check-%=%)
+
+check-iotests: setup
+	@scripts/check iotests-all
 
 check-long:
 	@scripts/check --long

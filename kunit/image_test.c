@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * image.c: who is told that an image has failed.
+ * image.c: who is told that an image has failed, and how a refusal reads.
  */
 
 #include <linux/errno.h>
@@ -60,10 +60,21 @@ static void watch_that_is_gone_is_not_called(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, qcow2_image_needs_check(ti->img));
 }
 
+static void reason_has_no_control_characters(struct kunit *test)
+{
+	struct qcow2_reason why = {};
+	int ret = qcow2_refuse(&why, -EUCLEAN, "file '%s'",
+			       "a\nb\t\033[2J\177\xc3\xa9");
+
+	KUNIT_EXPECT_EQ(test, -EUCLEAN, ret);
+	KUNIT_EXPECT_STREQ(test, "file 'a?b??[2J?\xc3\xa9'", why.text);
+}
+
 static struct kunit_case cases[] = {
 	KUNIT_CASE(watch_is_called_once),
 	KUNIT_CASE(watch_that_comes_late_is_called),
 	KUNIT_CASE(watch_that_is_gone_is_not_called),
+	KUNIT_CASE(reason_has_no_control_characters),
 	{}
 };
 

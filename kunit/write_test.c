@@ -227,7 +227,7 @@ static void clusters_in_one_write(struct kunit *test)
 	}
 }
 
-static void compressed_cluster_ends_the_run_of_new_ones(struct kunit *test)
+static void compressed_cluster_goes_with_new_ones(struct kunit *test)
 {
 	static const struct qcow2_l2_entry entries[] = {
 		{ UNALLOCATED }, { ZERO_PLAIN }, { COMPRESSED }, { UNALLOCATED },
@@ -235,7 +235,7 @@ static void compressed_cluster_ends_the_run_of_new_ones(struct kunit *test)
 	struct write_test *wt = begin(test, false);
 
 	set_entries(wt, 0, entries, ARRAY_SIZE(entries));
-	KUNIT_EXPECT_EQ(test, 2, count_single_write_clusters(geo_of(wt), wt->l2,
+	KUNIT_EXPECT_EQ(test, 4, count_single_write_clusters(geo_of(wt), wt->l2,
 							     0, 4, true));
 }
 
@@ -1034,15 +1034,20 @@ static void pass_ends_where_its_next_refcount_is_not_cached(struct kunit *test)
 	expect_no_meta(test, wt);
 }
 
-static void compressed_cluster_is_refused(struct kunit *test)
+static void compressed_cluster_is_copied_whole(struct kunit *test)
 {
 	static const struct qcow2_l2_entry entry = { COMPRESSED };
 	struct write_test *wt = begin(test, false);
-	u64 bytes = CLUSTERS(2);
+	u64 bytes = SZ_512;
 
+	load_refcounts(test, wt);
 	set_entries(wt, 0, &entry, 1);
-	KUNIT_EXPECT_EQ(test, -EOPNOTSUPP, alloc(wt, 0x1200, &bytes));
-	expect_no_meta(test, wt);
+	KUNIT_EXPECT_EQ(test, 1, alloc(wt, 0x1200, &bytes));
+	KUNIT_ASSERT_NOT_NULL(test, wt->pass.meta);
+	KUNIT_EXPECT_EQ(test, 0, wt->pass.meta->cow_start.offset);
+	KUNIT_EXPECT_EQ(test, 0x1200, wt->pass.meta->cow_start.bytes);
+	KUNIT_EXPECT_EQ(test, 0x1400, wt->pass.meta->cow_end.offset);
+	KUNIT_EXPECT_EQ(test, CLUSTER - 0x1400, wt->pass.meta->cow_end.bytes);
 }
 
 static void no_space_is_an_error(struct kunit *test)
@@ -1144,7 +1149,7 @@ static void entry_after_a_write(struct kunit *test)
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(cluster_needs_new_one, new_alloc_gen_params),
 	KUNIT_CASE_PARAM(clusters_in_one_write, count_gen_params),
-	KUNIT_CASE(compressed_cluster_ends_the_run_of_new_ones),
+	KUNIT_CASE(compressed_cluster_goes_with_new_ones),
 	KUNIT_CASE(exclusive_pass_waits),
 	KUNIT_CASE_PARAM(dependencies, dependency_gen_params),
 	KUNIT_CASE_PARAM(meta_is_calculated, meta_gen_params),
@@ -1153,7 +1158,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(clusters_are_allocated, alloc_gen_params),
 	KUNIT_CASE(refcounts_that_are_not_cached_are_needed),
 	KUNIT_CASE(pass_ends_where_its_next_refcount_is_not_cached),
-	KUNIT_CASE(compressed_cluster_is_refused),
+	KUNIT_CASE(compressed_cluster_is_copied_whole),
 	KUNIT_CASE(no_space_is_an_error),
 	KUNIT_CASE_PARAM(entry_after_a_write, link_gen_params),
 	{}

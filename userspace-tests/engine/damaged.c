@@ -611,8 +611,18 @@ static void snapshots_behind_file(struct victim *v)
 	      round_up(v->bytes, v->q.cluster_bytes));
 }
 
-/* Then nobody knows what must be left alone, so the image is not written. */
-static void try_snapshots(const char *name, void (*damage)(struct victim *v))
+/* One block would count the clusters of two. */
+static void refblock_twice(struct victim *v)
+{
+	put64(v, v->q.reftable_offset + 8, refblock(v));
+}
+
+/*
+ * What makes an image unfit to be written before anybody has tried; the reason
+ * has the word @what.
+ */
+static void try_read_only(const char *name, void (*damage)(struct victim *v),
+			  const char *what)
 {
 	struct memfile_options options = { .seed = SEED };
 	struct file *filp = memfile_create(&options);
@@ -627,7 +637,7 @@ static void try_snapshots(const char *name, void (*damage)(struct victim *v))
 	img = open_image(filp, true, &why);
 	if (!IS_ERR(img))
 		wl_fail(SEED, "the image is attached for writing");
-	if (PTR_ERR(img) != -EUCLEAN || !strstr(why.text, "snapshot"))
+	if (PTR_ERR(img) != -EUCLEAN || !strstr(why.text, what))
 		wl_fail(SEED, "%s (%ld)", why.text, PTR_ERR(img));
 	img = must_open(filp, false);
 	if (qcow2_image_close(img))
@@ -679,12 +689,14 @@ int main(int argc, char **argv)
 	live = shim_live_allocations();
 	if (from == 1) {
 		try_autoclear();
-		try_snapshots("a snapshot's L1 table is not aligned: ",
-			      snapshot_l1_not_aligned);
-		try_snapshots("a snapshot's L1 table is too long: ",
-			      snapshot_l1_too_long);
-		try_snapshots("the snapshot table is behind the file: ",
-			      snapshots_behind_file);
+		try_read_only("a snapshot's L1 table is not aligned: ",
+			      snapshot_l1_not_aligned, "snapshot");
+		try_read_only("a snapshot's L1 table is too long: ",
+			      snapshot_l1_too_long, "snapshot");
+		try_read_only("the snapshot table is behind the file: ",
+			      snapshots_behind_file, "snapshot");
+		try_read_only("a refcount block is in the table twice: ",
+			      refblock_twice, "twice");
 	}
 	for (; from <= ARRAY_SIZE(damages); from += step, nr++)
 		try(&damages[from - 1]);

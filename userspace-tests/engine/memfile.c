@@ -756,6 +756,13 @@ unsigned char *memfile_flatten(struct file *filp, size_t *bytes)
 	return buf;
 }
 
+void memfile_fetch(struct file *filp, u64 offset, void *buf, size_t bytes)
+{
+	enter(filp);
+	get_bytes(filp, offset, buf, bytes);
+	leave(filp);
+}
+
 u64 memfile_bytes(struct file *filp)
 {
 	u64 bytes;

@@ -104,6 +104,7 @@ int memfile_dump(struct file *filp, const char *path);
 void memfile_store(struct file *filp, u64 offset, const void *buf,
 		   size_t bytes);
 void memfile_load_buf(struct file *filp, const void *buf, size_t bytes);
+void memfile_fetch(struct file *filp, u64 offset, void *buf, size_t bytes);
 /* The whole content; free() it. */
 unsigned char *memfile_flatten(struct file *filp, size_t *bytes);
 u64 memfile_bytes(struct file *filp);

@@ -24,6 +24,7 @@ struct qimg {
 	uint64_t cluster_bytes;
 	unsigned int refcount_bits;
 	bool extl2;
+	bool zstd;
 	unsigned int entry_bytes;
 	uint64_t virtual_bytes;
 	uint64_t l1_offset;
@@ -40,6 +41,7 @@ struct qimg {
  * @corruptions: rules broken that `qemu-img check` calls an error
  * @leaks: clusters whose refcount is too high
  * @low: clusters whose refcount is too low; corruptions too unless @dirty
+ * @outside: references to clusters behind the end of the file; corruptions too
  * @dirty: the header says that refcounts may be wrong
  * @corrupt: the header says that the image is corrupt
  * @first: the first corruption, in words
@@ -48,6 +50,7 @@ struct qcheck {
 	unsigned int corruptions;
 	unsigned int leaks;
 	unsigned int low;
+	unsigned int outside;
 	bool dirty;
 	bool corrupt;
 	char first[256];
@@ -72,6 +75,11 @@ enum qkind {
 unsigned char *qimg_kinds(const struct qimg *q, size_t *nr);
 /* The image as the first internal snapshot is; false if there is none. */
 bool qimg_snapshot(const struct qimg *q, struct qimg *snapshot);
+/* Where in the file the L2 entry of a guest offset is, 0 if nowhere. */
+uint64_t qimg_l2_entry(const struct qimg *q, uint64_t offset);
+/* Where the cluster is of which an L2 entry says that it is compressed. */
+void qimg_compressed_range(const struct qimg *q, uint64_t entry,
+			   uint64_t *offset, size_t *bytes);
 /* NULL, or why it cannot be read. Within the virtual size. */
 const char *qimg_read(const struct qimg *q, uint64_t offset, size_t bytes,
 		      void *to);

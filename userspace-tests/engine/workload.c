@@ -775,6 +775,7 @@ static const struct {
 } pools[] = {
 	{ qcow2_write_init_cache, qcow2_write_exit_cache },
 	{ qcow2_discard_init, NULL },
+	{ qcow2_layers_init, qcow2_layers_exit },
 };
 
 int wl_init_pools(void)

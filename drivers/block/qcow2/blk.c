@@ -240,7 +240,7 @@ unsigned int qcow2_disk_openers(struct qcow2_disk *disk)
 
 static void set_limits(const struct qcow2_image *img, struct queue_limits *lim)
 {
-	u32 block = qcow2_file_align(img->file);
+	u32 block = img->block_bytes;
 	u32 subcluster = 1U << img->geo.subcluster_bits;
 
 	lim->logical_block_size = block;
@@ -254,7 +254,8 @@ static void set_limits(const struct qcow2_image *img, struct queue_limits *lim)
 	lim->max_segment_size = MAX_REQUEST_BYTES;
 	lim->dma_alignment = block - 1;
 	lim->discard_granularity = max(block, subcluster);
-	lim->max_hw_discard_sectors = MAX_DISCARD_BYTES >> SECTOR_SHIFT;
+	if (qcow2_can_discard(img))
+		lim->max_hw_discard_sectors = MAX_DISCARD_BYTES >> SECTOR_SHIFT;
 	lim->max_write_zeroes_sectors = MAX_DISCARD_BYTES >> SECTOR_SHIFT;
 	lim->features = BLK_FEAT_WRITE_CACHE | BLK_FEAT_FUA;
 }

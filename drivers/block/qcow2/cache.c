@@ -34,8 +34,9 @@
 
 #include "image.h"
 
-/* Enough for some writers to make progress when there is no memory. */
-#define SLICE_POOL_MIN	32
+/* Enough for some writers, or readers, to make progress when there is no memory. */
+#define SLICE_POOL_MIN		32
+#define LAYER_SLICE_POOL_MIN	4
 
 /*
  * Slices that one insertion looks at to drop one; of the first it spares those
@@ -80,6 +81,13 @@ static void slice_free_rcu(struct rcu_head *rcu)
 	mempool_free(slice, slice->cache->pool);
 }
 
+/* Lookups under RCU may see it still. */
+static void free_later(struct qcow2_slice *slice)
+{
+	WRITE_ONCE(slice->cache->freed_any, true);
+	call_rcu(&slice->rcu, slice_free_rcu);
+}
+
 /**
  * qcow2_slice_put() - drop a reference
  * @slice: from qcow2_slice_find() or qcow2_slice_get(), or NULL
@@ -89,7 +97,7 @@ static void slice_free_rcu(struct rcu_head *rcu)
 void qcow2_slice_put(struct qcow2_slice *slice)
 {
 	if (slice && refcount_dec_and_test(&slice->refs))
-		call_rcu(&slice->rcu, slice_free_rcu);
+		free_later(slice);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_slice_put);
 
@@ -123,7 +131,7 @@ static bool drop_if_unused(struct qcow2_cache *cache, struct qcow2_slice *slice)
 	if (!refcount_dec_if_one(&slice->refs))
 		return false;
 	take_out(cache, slice);
-	call_rcu(&slice->rcu, slice_free_rcu);
+	free_later(slice);
 	return true;
 }
 
@@ -527,7 +535,7 @@ static bool trim(struct qcow2_cache *cache)
 void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes)
 {
 	set_max(img, (bytes ?: default_bytes(&img->geo)) / PAGE_SIZE);
-	if (trim(&img->cache))
+	if (trim(&img->cache) || qcow2_image_read_only(img))
 		return;
 	/*
 	 * Not by the caller, who may be killed and take the last changes along.
@@ -557,7 +565,9 @@ int qcow2_cache_init(struct qcow2_image *img, u64 bytes)
 	spin_lock_init(&cache->lock);
 	INIT_LIST_HEAD(&cache->lru);
 	set_max(img, (bytes ?: default_bytes(&img->geo)) / PAGE_SIZE);
-	cache->pool = mempool_create(SLICE_POOL_MIN, slice_pool_alloc,
+	cache->pool = mempool_create(test_bit(QCOW2_IMAGE_LAYER, &img->flags) ?
+				     LAYER_SLICE_POOL_MIN : SLICE_POOL_MIN,
+				     slice_pool_alloc,
 				     slice_pool_free, NULL);
 	return cache->pool ? add_shrinker(img) : -ENOMEM;
 }
@@ -572,11 +582,14 @@ void qcow2_cache_destroy(struct qcow2_image *img)
 	struct qcow2_slice *slice, *next;
 
 	shrinker_free(cache->shrinker);
+	/* Nobody looks them up any more: no need to wait for RCU. */
 	list_for_each_entry_safe(slice, next, &cache->lru, lru) {
 		list_del_init(&slice->lru);
-		qcow2_slice_put(slice);
+		if (!WARN_ON_ONCE(!refcount_dec_and_test(&slice->refs)))
+			mempool_free(slice, cache->pool);
 	}
 	xa_destroy(&cache->slices);
-	rcu_barrier();	/* for slice_free_rcu() */
+	if (cache->freed_any)
+		rcu_barrier();	/* for slice_free_rcu() */
 	mempool_destroy(cache->pool);
 }

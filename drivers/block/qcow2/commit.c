@@ -759,6 +759,47 @@ struct qcow2_drop *qcow2_drop_alloc(unsigned int nr)
 }
 
 /**
+ * qcow2_entry_clusters() - the host clusters that an L2 entry keeps in use
+ * @geo: geometry
+ * @word: the entry
+ * @first: set to the host offset of the first one
+ *
+ * Return: how many, at most %QCOW2_ENTRY_CLUSTERS_MAX.
+ */
+u32 qcow2_entry_clusters(const struct qcow2_geometry *geo, u64 word, u64 *first)
+{
+	u64 offset;
+	u32 bytes;
+
+	if (!(word & QCOW2_OFLAG_COMPRESSED)) {
+		*first = word & QCOW2_OFFSET_MASK;
+		return *first ? 1 : 0;
+	}
+	qcow2_compressed_range(geo, word, &offset, &bytes);
+	*first = qcow2_cluster_start(geo, offset);
+	return qcow2_clusters_of(geo, qcow2_into_cluster(geo, offset) + bytes);
+}
+
+/**
+ * qcow2_drop_add_entry() - put an L2 entry's references on record
+ * @geo: geometry
+ * @drop: the record, with room for them
+ * @word: the entry
+ */
+void qcow2_drop_add_entry(const struct qcow2_geometry *geo,
+			  struct qcow2_drop *drop, u64 word)
+{
+	u64 first;
+	u32 i, nr = qcow2_entry_clusters(geo, word, &first);
+
+	if (WARN_ON_ONCE(nr > drop->room - drop->nr))
+		return;
+	for (i = 0; i < nr; i++)
+		drop->offsets[drop->nr++] = first +
+					    ((u64)i << geo->cluster_bits);
+}
+
+/**
  * qcow2_drop_alloc_area() - get a record of contiguous clusters to drop
  * @img: the image
  * @offset: host offset of the first in bytes

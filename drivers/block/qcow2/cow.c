@@ -7,8 +7,9 @@
 /**
  * DOC: copy on write
  *
- * The COW regions of a meta are filled with what the guest reads there, which
- * the L2 entries still say, as the meta is not linked yet.  For what reads as
+ * The COW regions of a meta are filled with what the guest reads there, maybe
+ * from the backing chain: the L2 entries still say so, as the meta is not linked
+ * yet.  For what reads as
  * zeroes nothing need be done in clusters that the file grew by, for the file
  * reads as zeroes there too.  What is left goes to the file in one transfer
  * with the written data between it, if it is short enough for one bounce
@@ -122,44 +123,59 @@ static unsigned int add_bounce(struct bounce *bounce, unsigned int nr,
 	return nr;
 }
 
-static int bounce_rw(struct qcow2_image *img, struct bounce *bounce, bool write,
-		     size_t pos, u64 offset, size_t bytes)
+/* The bytes of an extent that begins at @guest_offset. */
+static int bounce_read(struct bounce *bounce, size_t pos, u64 guest_offset,
+		       const struct qcow2_extent *extent)
 {
-	unsigned int nr = add_bounce(bounce, 0, pos, bytes);
+	unsigned int nr = add_bounce(bounce, 0, pos, extent->bytes);
+	struct qcow2_image *img = extent->img;
 	struct iov_iter iter;
 
-	iov_iter_bvec(&iter, write ? ITER_SOURCE : ITER_DEST, bounce->bv, nr,
-		      bytes);
-	return qcow2_file_rw(img->file, write, offset, &iter);
+	iov_iter_bvec(&iter, ITER_DEST, bounce->bv, nr, extent->bytes);
+	switch (extent->type) {
+	case QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN:
+	case QCOW2_SUBCLUSTER_UNALLOCATED_ALLOC:
+	case QCOW2_SUBCLUSTER_ZERO_PLAIN:
+	case QCOW2_SUBCLUSTER_ZERO_ALLOC:
+		iov_iter_zero(extent->bytes, &iter);
+		return 0;
+	case QCOW2_SUBCLUSTER_NORMAL:
+		return qcow2_file_rw(qcow2_data_file(img), false,
+				     extent->host_offset, &iter);
+	case QCOW2_SUBCLUSTER_COMPRESSED:
+		return qcow2_compressed_read(img, extent->word,
+					     qcow2_into_cluster(&img->geo,
+								guest_offset),
+					     &iter);
+	case QCOW2_SUBCLUSTER_INVALID:
+		break;
+	}
+	return -EUCLEAN;
 }
 
-static void bounce_zero(struct bounce *bounce, size_t pos, size_t bytes)
+static int bounce_write(struct bounce *bounce, struct qcow2_image *img,
+			u64 offset, size_t bytes)
 {
-	unsigned int nr = add_bounce(bounce, 0, pos, bytes);
+	unsigned int nr = add_bounce(bounce, 0, 0, bytes);
 	struct iov_iter iter;
 
-	iov_iter_bvec(&iter, ITER_DEST, bounce->bv, nr, bytes);
-	iov_iter_zero(bytes, &iter);
+	iov_iter_bvec(&iter, ITER_SOURCE, bounce->bv, nr, bytes);
+	return qcow2_file_rw(qcow2_data_file(img), true, offset, &iter);
 }
 
 /*
  * A region on its own, of any length.
  */
 
-static int copy_bytes(struct qcow2_image *img, u64 from, u64 to, u64 bytes)
+/* Copies what an extent has, of which no more than fits in a buffer. */
+static int copy_bytes(struct qcow2_image *img, u64 guest_offset,
+		      const struct qcow2_extent *extent, u64 to)
 {
 	struct bounce *bounce = mempool_alloc(img->bounce_pool, GFP_NOIO);
-	int ret = 0;
+	int ret;
 
-	while (bytes && !ret) {
-		size_t n = min_t(u64, bytes, BOUNCE_BYTES);
-
-		ret = bounce_rw(img, bounce, false, 0, from, n);
-		ret = ret ?: bounce_rw(img, bounce, true, 0, to, n);
-		from += n;
-		to += n;
-		bytes -= n;
-	}
+	ret = bounce_read(bounce, 0, guest_offset, extent);
+	ret = ret ?: bounce_write(bounce, img, to, extent->bytes);
 	mempool_free(bounce, img->bounce_pool);
 	return ret;
 }
@@ -180,26 +196,18 @@ static bool reads_zero(const struct qcow2_extent *extent)
 	return false;
 }
 
-/* An extent that is neither zero nor in a host cluster. */
-static int cannot_copy(struct qcow2_image *img, u64 guest_offset,
-		       const struct qcow2_extent *extent)
-{
-	if (extent->type == QCOW2_SUBCLUSTER_COMPRESSED)
-		return qcow2_refuse_compressed(img, guest_offset);
-	return -EUCLEAN;
-}
-
+/* Copies an extent or the begin of it, and shortens it to that. */
 static int copy_extent(struct qcow2_image *img,
 		       const struct qcow2_l2_meta *meta, u64 guest_offset,
-		       const struct qcow2_extent *extent, u64 to)
+		       struct qcow2_extent *extent, u64 to)
 {
-	if (extent->type == QCOW2_SUBCLUSTER_NORMAL)
-		return copy_bytes(img, extent->host_offset, to, extent->bytes);
-	if (!reads_zero(extent))
-		return cannot_copy(img, guest_offset, extent);
+	if (!reads_zero(extent)) {
+		extent->bytes = min_t(u64, extent->bytes, BOUNCE_BYTES);
+		return copy_bytes(img, guest_offset, extent, to);
+	}
 	if (meta->fresh)
 		return 0;
-	return qcow2_file_make_zero(img->file, to, extent->bytes);
+	return qcow2_file_make_zero(qcow2_data_file(img), to, extent->bytes);
 }
 
 static int copy_region(struct qcow2_image *img,
@@ -213,7 +221,7 @@ static int copy_region(struct qcow2_image *img,
 	int ret;
 
 	for (; left; left -= extent.bytes) {
-		ret = qcow2_map(img, guest_offset, left, &extent);
+		ret = qcow2_resolve(img, guest_offset, left, &extent);
 		ret = ret ?: copy_extent(img, meta, guest_offset, &extent, to);
 		if (ret)
 			return ret;
@@ -251,16 +259,8 @@ static int fill_region(struct merged *m, const struct qcow2_cow_region *region,
 	int ret;
 
 	for (; left; left -= extent.bytes) {
-		ret = qcow2_map(m->img, guest_offset, left, &extent);
-		if (ret)
-			return ret;
-		if (reads_zero(&extent))
-			bounce_zero(m->bounce, pos, extent.bytes);
-		else if (extent.type == QCOW2_SUBCLUSTER_NORMAL)
-			ret = bounce_rw(m->img, m->bounce, false, pos,
-					extent.host_offset, extent.bytes);
-		else
-			ret = cannot_copy(m->img, guest_offset, &extent);
+		ret = qcow2_resolve(m->img, guest_offset, left, &extent);
+		ret = ret ?: bounce_read(m->bounce, pos, guest_offset, &extent);
 		if (ret)
 			return ret;
 		guest_offset += extent.bytes;
@@ -276,20 +276,19 @@ static bool read_through(struct merged *m, int *ret)
 	const struct qcow2_cow_region *end = &m->meta->cow_end;
 	u32 middle = end->offset - start->offset - start->bytes;
 	u32 bytes = start->bytes + middle + end->bytes;
+	u64 guest_offset = m->meta->guest_offset + start->offset;
 	struct qcow2_extent extent;
 
 	if (!start->bytes || !end->bytes || middle > READ_THROUGH ||
 	    bytes > BOUNCE_BYTES)
 		return false;
-	*ret = qcow2_map(m->img, m->meta->guest_offset + start->offset, bytes,
-			 &extent);
+	*ret = qcow2_resolve(m->img, guest_offset, bytes, &extent);
 	if (*ret)
 		return true;
-	if (extent.type != QCOW2_SUBCLUSTER_NORMAL || extent.bytes < bytes)
+	if (reads_zero(&extent) || extent.bytes < bytes)
 		return false;
 	m->end_pos = start->bytes + middle;
-	*ret = bounce_rw(m->img, m->bounce, false, 0, extent.host_offset,
-			 bytes);
+	*ret = bounce_read(m->bounce, 0, guest_offset, &extent);
 	return true;
 }
 
@@ -336,8 +335,8 @@ static int write_merged(struct merged *m, u64 host_offset,
 	nr = add_bounce(m->bounce, nr, m->end_pos, end->bytes);
 	iov_iter_bvec(&iter, ITER_SOURCE, m->bounce->bv, nr,
 		      start->bytes + iov_iter_count(data) + end->bytes);
-	return qcow2_file_rw(m->img->file, true, host_offset - start->bytes,
-			     &iter);
+	return qcow2_file_rw(qcow2_data_file(m->img), true,
+			     host_offset - start->bytes, &iter);
 }
 
 static int merge_cow(struct qcow2_image *img, const struct qcow2_l2_meta *meta,
@@ -380,7 +379,7 @@ static int is_right_already(struct qcow2_image *img,
 	if (left && !meta->fresh)
 		return 0;
 	for (; left; left -= extent.bytes) {
-		ret = qcow2_map(img, guest_offset, left, &extent);
+		ret = qcow2_resolve(img, guest_offset, left, &extent);
 		if (ret)
 			return ret;
 		if (!reads_zero(&extent))
@@ -417,7 +416,7 @@ int qcow2_write_with_cow(struct qcow2_image *img,
 		return ret;
 	if (!ret && can_merge(meta, data))
 		return merge_cow(img, meta, host_offset, data);
-	ret = qcow2_file_rw(img->file, true, host_offset, &iter);
+	ret = qcow2_file_rw(qcow2_data_file(img), true, host_offset, &iter);
 	ret = ret ?: copy_region(img, meta, &meta->cow_start);
 	return ret ?: copy_region(img, meta, &meta->cow_end);
 }

@@ -53,23 +53,43 @@ enum device_state {
 };
 
 /**
+ * struct used_file - a file that a device uses
+ * @filp: with a reference
+ * @format: enum qcow2_file_format
+ * @role: enum qcow2_file_role
+ * @writable: the device writes it
+ * @snapshot: only an internal snapshot of it is read, which does not change
+ */
+struct used_file {
+	struct file *filp;
+	u32 format;
+	u32 role;
+	bool writable;
+	bool snapshot;
+};
+
+/**
  * struct qcow2_device - an attached image
  * @state: enum device_state, under devices_lock
  * @index: its number
  * @flags: enum qcow2_attach_flags
  * @cache_size: as asked for, in bytes
- * @filp: the image file, with a reference
+ * @snapshot: ID or name of the snapshot that it shows, or NULL
  * @img: the image
  * @disk: its block device
+ * @nr_files: number of files
+ * @files: the image's chain, in the order of struct qcow2_ctl_attach
  */
 struct qcow2_device {
 	enum device_state state;
 	int index;
 	u32 flags;
 	u64 cache_size;
-	struct file *filp;
+	char *snapshot;
 	struct qcow2_image *img;
 	struct qcow2_disk *disk;
+	u32 nr_files;
+	struct used_file files[] __counted_by(nr_files);
 };
 
 /* Protects devices and the state of each; no I/O is done under it. */
@@ -80,18 +100,79 @@ static DEFINE_XARRAY_ALLOC(devices);
  * Attach.
  */
 
-/* A file can be attached once: two engines would destroy its metadata. */
-static int check_not_attached(struct file *filp, struct qcow2_reason *why)
+/*
+ * What is written by one device nobody else may use, for the metadata would not
+ * be as the others remember it.  But a snapshot stays as it is.
+ */
+static bool conflict(const struct used_file *a, const struct used_file *b)
 {
-	struct qcow2_device *dev;
-	unsigned long index;
+	if (a->filp->f_mapping->host != b->filp->f_mapping->host)
+		return false;
+	if (!a->writable && !b->writable)
+		return false;
+	return !a->snapshot && !b->snapshot;
+}
 
-	lockdep_assert_held(&devices_lock);
-	xa_for_each(&devices, index, dev)
-		if (dev->filp->f_mapping->host == filp->f_mapping->host)
+static int check_against(const struct qcow2_device *dev,
+			 const struct used_file *file,
+			 struct qcow2_reason *why)
+{
+	const struct used_file *other;
+
+	for (other = dev->files; other < dev->files + dev->nr_files; other++) {
+		if (!conflict(file, other))
+			continue;
+		if (other == dev->files)
 			return qcow2_refuse(why, -EBUSY,
 					    "image is attached already, as /dev/qcow%d",
 					    dev->index);
+		return qcow2_refuse(why, -EBUSY,
+				    "image is in use already, in the chain of /dev/qcow%d",
+				    dev->index);
+	}
+	return 0;
+}
+
+static int check_file(const struct qcow2_device *new, u32 i,
+		      struct qcow2_reason *why)
+{
+	const struct used_file *file = &new->files[i];
+	struct qcow2_device *dev;
+	unsigned long index;
+	u32 j;
+	int ret;
+
+	lockdep_assert_held(&devices_lock);
+	for (j = 0; j < i; j++)
+		if (conflict(file, &new->files[j]))
+			return qcow2_refuse(why, -ELOOP, "is in the chain twice");
+	xa_for_each(&devices, index, dev) {
+		ret = check_against(dev, file, why);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* Has the name of the file in front of a reason that is not about the image. */
+static int name_file(const struct used_file *file, int error,
+		     struct qcow2_reason *why)
+{
+	struct qcow2_reason rule = *why;
+
+	return qcow2_refuse(why, error, "%pD: %s", file->filp, rule.text);
+}
+
+static int check_files(const struct qcow2_device *dev, struct qcow2_reason *why)
+{
+	int ret;
+	u32 i;
+
+	for (i = 0; i < dev->nr_files; i++) {
+		ret = check_file(dev, i, why);
+		if (ret)
+			return i ? name_file(&dev->files[i], ret, why) : ret;
+	}
 	return 0;
 }
 
@@ -125,7 +206,7 @@ static int reserve(struct qcow2_device *dev, int wanted,
 	int ret;
 
 	mutex_lock(&devices_lock);
-	ret = check_not_attached(dev->filp, why);
+	ret = check_files(dev, why);
 	ret = ret ?: choose_index(dev, wanted, why);
 	mutex_unlock(&devices_lock);
 	return ret;
@@ -149,20 +230,93 @@ static unsigned int file_flags(u32 attach_flags)
 	return flags;
 }
 
-static int bring_up(struct qcow2_device *dev, struct qcow2_reason *why)
+/* Opens the layer of a file, whose chain begins at @file. */
+static struct qcow2_image *get_layer(const struct qcow2_device *dev,
+				     const struct used_file *file,
+				     struct qcow2_reason *why)
 {
-	const struct qcow2_options options = {
+	bool first = file == dev->files;
+	char name[DISK_NAME_LEN];
+	const struct qcow2_layer_spec spec = {
+		.filp = file->filp,
+		.name = name,
+		.raw = file->format == QCOW2_FILE_RAW,
+		.direct = dev->flags & QCOW2_ATTACH_DIRECT_IO,
+		.snapshot = first ? dev->snapshot : NULL,
+		.cache_bytes = first ? dev->cache_size : 0,
+	};
+	struct qcow2_image *layer;
+
+	snprintf(name, sizeof(name), "%pD", file->filp);
+	layer = qcow2_layer_get(&spec, why);
+	if (IS_ERR(layer) && !first)
+		name_file(file, PTR_ERR(layer), why);
+	return layer;
+}
+
+/* Opens the layers from @file on; *@nr counts those that are open. */
+static int get_layers(const struct qcow2_device *dev,
+		      const struct used_file *file, struct qcow2_image **layers,
+		      u32 *nr, struct qcow2_reason *why)
+{
+	for (; file < dev->files + dev->nr_files; file++) {
+		struct qcow2_image *layer = get_layer(dev, file, why);
+
+		if (IS_ERR(layer))
+			return PTR_ERR(layer);
+		layers[(*nr)++] = layer;
+	}
+	return 0;
+}
+
+static int open_on_layers(struct qcow2_device *dev,
+			  struct qcow2_options *options, const char *name,
+			  struct qcow2_reason *why)
+{
+	bool view = dev->flags & QCOW2_ATTACH_READ_ONLY;
+	int ret;
+
+	ret = get_layers(dev, view ? dev->files : dev->files + 1,
+			 options->layers, &options->nr_layers, why);
+	if (ret)
+		return ret;
+	if (view)
+		dev->img = qcow2_view_open(name, options, why);
+	else
+		dev->img = qcow2_image_open(dev->files[0].filp, name, options,
+					    why);
+	return PTR_ERR_OR_ZERO(dev->img);
+}
+
+static int open_image(struct qcow2_device *dev, struct qcow2_reason *why)
+{
+	struct qcow2_options options = {
 		.file_flags = file_flags(dev->flags),
 		.no_pass_discard = dev->flags & QCOW2_ATTACH_NO_PASS_DISCARD,
 		.discard_no_unref = dev->flags & QCOW2_ATTACH_DISCARD_NO_UNREF,
 		.cache_bytes = dev->cache_size,
 	};
 	char name[DISK_NAME_LEN];
+	int ret;
 
 	snprintf(name, sizeof(name), "qcow%d", dev->index);
-	dev->img = qcow2_image_open(dev->filp, name, &options, why);
-	if (IS_ERR(dev->img))
-		return PTR_ERR(dev->img);
+	options.layers = kvcalloc(dev->nr_files, sizeof(*options.layers),
+				  GFP_KERNEL);
+	if (!options.layers)
+		return qcow2_refuse(why, -ENOMEM, "out of memory");
+	ret = open_on_layers(dev, &options, name, why);
+	while (ret && options.nr_layers)
+		qcow2_layer_put(options.layers[--options.nr_layers]);
+	kvfree(options.layers);
+	return ret;
+}
+
+static int bring_up(struct qcow2_device *dev, struct qcow2_reason *why)
+{
+	int ret = open_image(dev, why);
+
+	if (ret)
+		return ret;
 	dev->disk = qcow2_disk_add(dev->img, dev->index, why);
 	if (IS_ERR(dev->disk)) {
 		qcow2_image_close(dev->img);
@@ -174,32 +328,118 @@ static int bring_up(struct qcow2_device *dev, struct qcow2_reason *why)
 	return 0;
 }
 
-static int attach_file(struct file *filp, struct qcow2_ctl_attach *arg,
-		       struct qcow2_reason *why)
+static int attach_device(struct qcow2_device *dev, struct qcow2_ctl_attach *arg,
+			 struct qcow2_reason *why)
 {
-	struct qcow2_device *dev = kzalloc_obj(*dev);
-	int ret;
+	int ret = reserve(dev, arg->index, why);
 
-	if (!dev)
-		return qcow2_refuse(why, -ENOMEM, "out of memory");
-	dev->filp = get_file(filp);
-	dev->flags = arg->flags;
-	dev->cache_size = arg->cache_size;
-	ret = reserve(dev, arg->index, why);
 	if (ret)
-		goto err_file;
+		return ret;
 	arg->index = dev->index;
 	ret = bring_up(dev, why);
 	if (ret)
-		goto err_reserved;
-	return 0;
-
-err_reserved:
-	forget(dev);
-err_file:
-	fput(dev->filp);
-	kfree(dev);
+		forget(dev);
 	return ret;
+}
+
+/*
+ * What the caller asks for.
+ */
+
+static void free_device(struct qcow2_device *dev)
+{
+	u32 i;
+
+	for (i = 0; i < dev->nr_files; i++)
+		if (dev->files[i].filp)
+			fput(dev->files[i].filp);
+	kfree(dev->snapshot);
+	kvfree(dev);
+}
+
+/* What a file can be follows from what is in front of it. */
+static int check_role(const struct qcow2_ctl_file *file, u32 i,
+		      struct qcow2_reason *why)
+{
+	if (file->format > QCOW2_FILE_RAW || file->reserved)
+		return qcow2_refuse(why, -EINVAL, "unknown file format %u",
+				    file->format);
+	if (file->role > QCOW2_ROLE_DATA)
+		return qcow2_refuse(why, -EINVAL, "unknown file role %u",
+				    file->role);
+	if (file->role == QCOW2_ROLE_DATA)
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "external data files are not served yet");
+	if (!i && file->format != QCOW2_FILE_QCOW2)
+		return qcow2_refuse(why, -EINVAL,
+				    "format of the image is %u, wanted %u",
+				    file->format, QCOW2_FILE_QCOW2);
+	return 0;
+}
+
+static int get_device_file(struct qcow2_device *dev, u32 i, u64 files,
+			   struct qcow2_reason *why)
+{
+	struct used_file *used = &dev->files[i];
+	struct qcow2_ctl_file file;
+	int ret;
+
+	if (copy_from_user(&file, u64_to_user_ptr(files) + i * sizeof(file),
+			   sizeof(file)))
+		return -EFAULT;
+	ret = check_role(&file, i, why);
+	if (ret)
+		return ret;
+	used->format = file.format;
+	used->role = file.role;
+	used->writable = !i && !(dev->flags & QCOW2_ATTACH_READ_ONLY);
+	used->snapshot = !i && dev->snapshot;
+	used->filp = fget(file.fd);
+	if (!used->filp)
+		return qcow2_refuse(why, -EBADF, "descriptor %d is not open",
+				    file.fd);
+	return 0;
+}
+
+static int get_snapshot(struct qcow2_device *dev, u64 user,
+			struct qcow2_reason *why)
+{
+	char *name;
+
+	if (!user)
+		return 0;
+	name = strndup_user(u64_to_user_ptr(user), QCOW2_SNAPSHOT_NAME_MAX);
+	if (!IS_ERR(name)) {
+		dev->snapshot = name;
+		return 0;
+	}
+	if (PTR_ERR(name) == -EINVAL)
+		return qcow2_refuse(why, -EINVAL,
+				    "name of the snapshot is longer than %u bytes",
+				    QCOW2_SNAPSHOT_NAME_MAX - 1);
+	return PTR_ERR(name);
+}
+
+static struct qcow2_device *new_device(const struct qcow2_ctl_attach *arg,
+				       struct qcow2_reason *why)
+{
+	struct qcow2_device *dev;
+	int ret;
+	u32 i;
+
+	dev = kvzalloc(struct_size(dev, files, arg->nr_files), GFP_KERNEL);
+	if (!dev)
+		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
+	dev->nr_files = arg->nr_files;
+	dev->flags = arg->flags;
+	dev->cache_size = arg->cache_size;
+	ret = get_snapshot(dev, arg->snapshot, why);
+	for (i = 0; i < arg->nr_files && !ret; i++)
+		ret = get_device_file(dev, i, arg->files, why);
+	if (!ret)
+		return dev;
+	free_device(dev);
+	return ERR_PTR(ret);
 }
 
 static int check_attach(const struct qcow2_ctl_attach *arg,
@@ -222,48 +462,33 @@ static int check_attach(const struct qcow2_ctl_attach *arg,
 		return qcow2_refuse(why, -EINVAL,
 				    "device number is %d, wanted -1 to %d",
 				    arg->index, MAX_INDEX);
-	if (arg->nr_files != 1)
-		return qcow2_refuse(why, -EOPNOTSUPP,
-				    "%u files given, wanted 1: backing files are not served yet",
-				    arg->nr_files);
-	if (arg->snapshot)
-		return qcow2_refuse(why, -EOPNOTSUPP,
-				    "snapshots cannot be attached yet");
-	return 0;
-}
-
-static int get_image_file(const struct qcow2_ctl_attach *arg,
-			  struct file **filp, struct qcow2_reason *why)
-{
-	struct qcow2_ctl_file file;
-
-	if (copy_from_user(&file, u64_to_user_ptr(arg->files), sizeof(file)))
-		return -EFAULT;
-	if (file.format != QCOW2_FILE_QCOW2 || file.role || file.reserved)
-		return qcow2_refuse(why, -EINVAL, "unknown file format %u",
-				    file.format);
-	*filp = fget(file.fd);
-	if (!*filp)
-		return qcow2_refuse(why, -EBADF, "descriptor %d is not open",
-				    file.fd);
+	if (!arg->nr_files || arg->nr_files > QCOW2_FILES_MAX)
+		return qcow2_refuse(why, -EINVAL, "%u files given, wanted 1 to %u",
+				    arg->nr_files, QCOW2_FILES_MAX);
+	if (arg->snapshot && !(arg->flags & QCOW2_ATTACH_READ_ONLY))
+		return qcow2_refuse(why, -EINVAL,
+				    "a snapshot can only be attached read-only");
 	return 0;
 }
 
 static int ctl_attach(struct qcow2_ctl_attach *arg, struct qcow2_reason *why)
 {
-	struct file *filp;
+	struct qcow2_device *dev;
 	int ret;
 
 	ret = check_attach(arg, why);
-	ret = ret ?: get_image_file(arg, &filp, why);
 	if (ret)
 		return ret;
+	dev = new_device(arg, why);
+	if (IS_ERR(dev))
+		return PTR_ERR(dev);
 	/* Each device keeps the module; the ioctl itself is covered by fops. */
 	__module_get(THIS_MODULE);
-	ret = attach_file(filp, arg, why);
-	fput(filp);
-	if (ret)
-		module_put(THIS_MODULE);
+	ret = attach_device(dev, arg, why);
+	if (!ret)
+		return 0;
+	module_put(THIS_MODULE);
+	free_device(dev);
 	return ret;
 }
 
@@ -334,18 +559,18 @@ static int take_down(struct qcow2_device *dev, struct qcow2_reason *why)
 	if (ret)
 		return qcow2_refuse(why, -EIO,
 				    "detached, but the last changes could not be written (error %d); run 'qemu-img check -r all' on the image (%pD)",
-				    ret, dev->filp);
+				    ret, dev->files[0].filp);
 	if (damaged)
 		return qcow2_refuse(why, -EUCLEAN,
 				    "detached, but its metadata was found damaged; run 'qemu-img check -r all' on the image (%pD)",
-				    dev->filp);
+				    dev->files[0].filp);
 	return 0;
 }
 
 /**
  * struct detach - what a detach does in a kernel thread
  * @work: the work
- * @dev: the device, which keeps its file but loses its image if it goes
+ * @dev: the device, which keeps its files but loses its image if it goes
  * @why: filled in on failure
  * @ret: the result
  */
@@ -396,7 +621,7 @@ static int ctl_detach(struct qcow2_ctl_detach *arg, struct qcow2_reason *why)
 		return ret;
 	/* The last reference, here: the file is released when we return. */
 	forget(dev);
-	fput(dev->filp);
+	fput(dev->files[0].filp);
 	kfree(dev);
 	module_put(THIS_MODULE);
 	return ret;

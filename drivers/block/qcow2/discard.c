@@ -15,10 +15,15 @@
  * as data, so the entry is changed only when no write is in flight there.
  *
  * A cluster of which nothing is left loses its place in the file, unless the
- * request or the user wants it kept: the entry becomes ZERO without an offset
- * (in version 2, which has no such entry, 0, as there is no backing file), and
- * the reference is dropped, punched and reused by the steps in DOC: commit.  A
+ * request or the user wants it kept: the entry becomes ZERO without an offset,
+ * and the reference is dropped, punched and reused by the steps in DOC: commit.  A
  * cluster that is kept has its entry marked ZERO (its subclusters' zero bits).
+ * What was never allocated is marked too if a backing file would show through.
+ * Version 2 has no such entries: 0 must do, and with a backing file discards do
+ * nothing and zeroes are written.
+ *
+ * Of a compressed cluster only the whole can be zeroed by its entry; a part of it
+ * is left alone by a discard, and written by a write zeroes.
  *
  * What is zeroed of a cluster that keeps its place is punched too: all of it
  * with discard-no-unref, else what is long enough to be worth it.  A write must
@@ -141,7 +146,7 @@ static struct qcow2_zeroing zeroing_of(const struct qcow2_geometry *geo,
  * @end: guest offset behind it, likewise
  * @keep: host clusters shall be kept, with their space
  * @punch: record for space to give back of clusters that stay, or NULL
- * @skip_compressed: leave compressed clusters alone instead of failing
+ * @skip_compressed: leave parts of compressed clusters alone instead of failing
  * @drop: record for the host clusters that lose their reference
  * @pass: to find what is in flight, and what is missing
  */
@@ -156,15 +161,26 @@ struct step {
 	struct qcow2_pass pass;
 };
 
-/* Without a backing file what has no host cluster reads as zeroes already. */
-static bool is_zero_already(struct qcow2_l2_entry entry)
+/* What has no host cluster reads as zeroes, unless a backing file shows. */
+static bool is_zero_already(const struct step *step, u64 start,
+			    struct qcow2_l2_entry entry)
 {
-	return !(entry.word & (QCOW2_OFFSET_MASK | QCOW2_OFLAG_COMPRESSED));
+	if (entry.word & (QCOW2_OFFSET_MASK | QCOW2_OFLAG_COMPRESSED))
+		return false;
+	return !qcow2_shows_backing(step->img, start);
+}
+
+static bool is_whole(const struct qcow2_geometry *geo,
+		     const struct qcow2_zeroing *z)
+{
+	return !z->first && z->end == geo->subclusters;
 }
 
 /* With discard-no-unref clusters stay, but for those that others use too. */
 static bool keeps_place(const struct step *step, struct qcow2_l2_entry old)
 {
+	if (old.word & QCOW2_OFLAG_COMPRESSED)
+		return false;
 	if (step->keep)
 		return true;
 	return (old.word & QCOW2_OFLAG_COPIED) &&
@@ -201,6 +217,19 @@ static void punch_part(struct step *step, u64 word,
 				end - start);
 }
 
+/* What lies there may be punched. */
+static int check_old_clusters(struct qcow2_image *img, u64 word)
+{
+	u64 first;
+	u32 nr = qcow2_entry_clusters(&img->geo, word, &first);
+
+	if (!nr)
+		return 0;
+	return qcow2_pre_write_overlap_check(img, first,
+					     (u64)nr << img->geo.cluster_bits,
+					     QCOW2_METADATA_NONE);
+}
+
 static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
 {
 	const struct qcow2_geometry *geo = &step->img->geo;
@@ -213,28 +242,22 @@ static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
 		return qcow2_image_fail(step->img, -EUCLEAN,
 					"damaged L2 entry 0x%016llx of guest offset 0x%llx",
 					old.word, start);
-	if (is_zero_already(old))
+	if (is_zero_already(step, start, old))
 		return 0;
-	if (old.word & QCOW2_OFLAG_COMPRESSED)
-		return step->skip_compressed ? 0 :
-		       qcow2_refuse_compressed(step->img, start);
+	if ((old.word & QCOW2_OFLAG_COMPRESSED) && !is_whole(geo, &z))
+		return step->skip_compressed ? 0 : -EOPNOTSUPP;
 	z.keep = keeps_place(step, old);
 	new = zeroed_entry(geo, old, &z);
 	if (new.word == old.word && new.bitmap == old.bitmap)
 		return 0;
-	/* What lies there may be punched. */
-	if (qcow2_pre_write_overlap_check(step->img,
-					  old.word & QCOW2_OFFSET_MASK,
-					  geo->cluster_bytes,
-					  QCOW2_METADATA_NONE))
+	if (check_old_clusters(step->img, old.word))
 		return -EUCLEAN;
 	qcow2_set_l2_entry(geo, slice, index, new);
 	qcow2_slice_mark_dirty(step->img, slice);
 	if (new.word & QCOW2_OFFSET_MASK)
 		punch_part(step, old.word, &z);
 	else
-		step->drop->offsets[step->drop->nr++] =
-			old.word & QCOW2_OFFSET_MASK;
+		qcow2_drop_add_entry(geo, step->drop, old.word);
 	return 0;
 }
 
@@ -249,13 +272,19 @@ static int zero_in_slice(struct step *step, struct qcow2_slice *slice)
 	return ret;
 }
 
-/* Bytes that one hold of meta_lock covers at most. */
-static u64 step_bytes(const struct qcow2_geometry *geo, u64 offset)
+/*
+ * How far one hold of meta_lock goes: a part of one cluster, which may have to
+ * be written instead, or some whole ones.
+ */
+static u64 step_end(const struct qcow2_geometry *geo, u64 offset, u64 end)
 {
+	u64 cluster_end = ALIGN(offset + 1, (u64)geo->cluster_bytes);
 	u64 bytes = (u64)STEP_CLUSTERS << geo->cluster_bits;
 
-	bytes -= qcow2_into_cluster(geo, offset);
-	return min(bytes, qcow2_to_slice_end(geo, offset));
+	if (qcow2_into_cluster(geo, offset) || end < cluster_end)
+		return min(end, cluster_end);
+	bytes = min(bytes, qcow2_to_slice_end(geo, offset));
+	return min(qcow2_cluster_start(geo, end), offset + bytes);
 }
 
 static int try_step(struct step *step)
@@ -272,7 +301,8 @@ static int try_step(struct step *step)
 		return ret;
 	step->end = step->offset + bytes;
 	l1 = qcow2_l1_entry(img, qcow2_l1_index(&img->geo, step->offset));
-	if (!(l1 & QCOW2_OFFSET_MASK))
+	if (!(l1 & QCOW2_OFFSET_MASK) &&
+	    !qcow2_shows_backing(img, step->offset))
 		return 0;
 	ret = qcow2_own_l2_slice(img, step->offset, &step->pass.need, &slice);
 	if (ret)
@@ -377,7 +407,7 @@ static int do_step(struct step *step, struct qcow2_io *io)
 	u32 nr = qcow2_clusters_of(geo, step->end - start);
 	int ret;
 
-	step->drop = qcow2_drop_alloc(nr);
+	step->drop = qcow2_drop_alloc(nr * QCOW2_ENTRY_CLUSTERS_MAX);
 	if (!step->drop)
 		return -ENOMEM;
 	step->drop->nr = 0;
@@ -395,8 +425,7 @@ static int zero_some(struct qcow2_io *io, u64 end, bool keep)
 	struct step step = {
 		.img = img,
 		.offset = io->offset,
-		.end = io->offset + min(end - io->offset,
-					step_bytes(&img->geo, io->offset)),
+		.end = step_end(&img->geo, io->offset, end),
 		.keep = keep,
 		.skip_compressed = io->op == QCOW2_OP_DISCARD,
 		.pass = { .img = img, .exclusive = true },
@@ -417,6 +446,17 @@ static int zero_some(struct qcow2_io *io, u64 end, bool keep)
 /*
  * Operations.
  */
+
+/**
+ * qcow2_can_discard() - is there an entry for what reads as zeroes?
+ * @img: the image
+ *
+ * Return: false if a backing file would show through instead.
+ */
+bool qcow2_can_discard(const struct qcow2_image *img)
+{
+	return img->geo.version > 2 || !img->chain.nr;
+}
 
 /* The end of the virtual disk counts as the end of its last cluster. */
 static u64 end_of(const struct qcow2_geometry *geo, const struct qcow2_io *io)
@@ -453,12 +493,14 @@ void qcow2_discard(struct qcow2_io *io)
 
 	io->offset += skip;
 	io->bytes -= min(io->bytes, skip);
+	if (!qcow2_can_discard(io->img))
+		end = 0;
 	while (!ret && io->offset < end)
 		ret = zero_some(io, end, false);
 	finish(io, ret);
 }
 
-/* Head or tail: writes up to the next subcluster's start. */
+/* Writes up to the next subcluster's start. */
 static int write_some(struct qcow2_io *io)
 {
 	u64 subcluster = BIT_ULL(io->img->geo.subcluster_bits);
@@ -481,7 +523,7 @@ static int skip_zeroes(struct qcow2_io *io, u64 *bytes)
 	struct qcow2_extent extent;
 	int ret;
 
-	ret = qcow2_map(io->img, io->offset, *bytes, &extent);
+	ret = qcow2_resolve(io->img, io->offset, *bytes, &extent);
 	qcow2_epoch_exit(epoch);
 	*bytes = 0;
 	if (ret)
@@ -498,12 +540,17 @@ static int zero_next(struct qcow2_io *io)
 	u64 subcluster = BIT_ULL(geo->subcluster_bits);
 	u64 end = ALIGN_DOWN(end_of(geo, io), subcluster);
 	/* Version 2 has no entry for a cluster that is kept, but zero. */
-	bool by_entry = io->unmap || geo->version > 2;
+	bool by_entry = qcow2_can_discard(io->img) &&
+			(io->unmap || geo->version > 2);
 	u64 bytes = io->bytes;
 	int ret;
 
-	if (by_entry && !(io->offset & (subcluster - 1)) && io->offset < end)
-		return zero_some(io, end, !io->unmap);
+	if (by_entry && !(io->offset & (subcluster - 1)) && io->offset < end) {
+		ret = zero_some(io, end, !io->unmap);
+		if (ret != -EOPNOTSUPP)
+			return ret;
+		/* Part of a compressed cluster, which is to be written. */
+	}
 	ret = skip_zeroes(io, &bytes);
 	if (ret || !bytes)
 		return ret ?: write_some(io);

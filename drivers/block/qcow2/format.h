@@ -54,6 +54,10 @@
 #define QCOW2_CRYPT_AES			1
 #define QCOW2_CRYPT_LUKS		2
 
+/* Section "Header", compression_type. */
+#define QCOW2_COMPRESSION_ZLIB		0
+#define QCOW2_COMPRESSION_ZSTD		1
+
 /* Section "Header extensions". */
 #define QCOW2_EXT_END			0x00000000U
 #define QCOW2_EXT_FEATURE_NAMES		0x6803f857U
@@ -156,6 +160,16 @@ struct qcow2_disk_snapshot {
 	__be64	vm_clock_nsec;
 	__be32	vm_state_size;
 	__be32	extra_data_size;
+} __packed;
+
+/**
+ * struct qcow2_disk_snapshot_extra - what the extra data begins with
+ * @vm_state_size_large: length of the saved machine state in bytes
+ * @disk_size: virtual size in bytes at that time
+ */
+struct qcow2_disk_snapshot_extra {
+	__be64	vm_state_size_large;
+	__be64	disk_size;
 } __packed;
 
 /**

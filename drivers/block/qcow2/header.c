@@ -28,7 +28,9 @@
 #include "image.h"
 
 /* The bits that this driver serves; CORRUPT when read-only. */
-#define INCOMPAT_SERVED		(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_EXTL2)
+#define INCOMPAT_SERVED		(QCOW2_INCOMPAT_DIRTY | \
+				 QCOW2_INCOMPAT_COMPRESSION | \
+				 QCOW2_INCOMPAT_EXTL2)
 #define INCOMPAT_SERVED_RO	QCOW2_INCOMPAT_CORRUPT
 
 struct known_feature {
@@ -42,8 +44,6 @@ static const struct known_feature known_features[] = {
 	  "image is marked corrupt; 'qemu-img check -r all' it or attach read-only" },
 	{ QCOW2_INCOMPAT_DATA_FILE, -EOPNOTSUPP,
 	  "image has an external data file, which is not served yet" },
-	{ QCOW2_INCOMPAT_COMPRESSION, -EOPNOTSUPP,
-	  "image has a compression type other than zlib, which is not served yet" },
 };
 
 static int check_magic(const struct qcow2_disk_header *h,
@@ -214,21 +214,27 @@ static int check_features(const struct qcow2_geometry *geo, bool read_only,
 	return 0;
 }
 
-/* An image says its compression type twice; both must agree. */
-static int check_compression(const struct qcow2_disk_header *h,
-			     const struct qcow2_geometry *geo,
-			     struct qcow2_reason *why)
+/* An image says twice whether its compression is zlib; both must agree. */
+static int decode_compression(const struct qcow2_disk_header *h,
+			      struct qcow2_geometry *geo,
+			      struct qcow2_reason *why)
 {
 	bool bit = geo->incompatible & QCOW2_INCOMPAT_COMPRESSION;
-	u8 type = 0;
+	u8 type = QCOW2_COMPRESSION_ZLIB;
 
 	if (geo->header_bytes > offsetof(struct qcow2_disk_header,
 					 compression_type))
 		type = h->compression_type;
-	if (bit != !!type)
+	if (bit != (type != QCOW2_COMPRESSION_ZLIB))
 		return qcow2_refuse(why, -EUCLEAN,
 				    "compression type is %u, but incompatible bit 3 is %s",
 				    type, bit ? "set" : "clear");
+	if (type > QCOW2_COMPRESSION_ZSTD)
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "compression type %u is unknown, wanted %u (zlib) or %u (zstd)",
+				    type, QCOW2_COMPRESSION_ZLIB,
+				    QCOW2_COMPRESSION_ZSTD);
+	geo->compression_type = type;
 	return 0;
 }
 
@@ -253,9 +259,8 @@ static int check_encryption(const struct qcow2_disk_header *h,
 	}
 }
 
-static int check_backing(const struct qcow2_disk_header *h,
-			 const struct qcow2_geometry *geo, const void *buf,
-			 struct qcow2_reason *why)
+static int decode_backing(const struct qcow2_disk_header *h,
+			  struct qcow2_geometry *geo, struct qcow2_reason *why)
 {
 	u64 offset = be64_to_cpu(h->backing_file_offset);
 	u32 bytes = be32_to_cpu(h->backing_file_size);
@@ -269,9 +274,8 @@ static int check_backing(const struct qcow2_disk_header *h,
 		return qcow2_refuse(why, -EUCLEAN,
 				    "backing file name is %u bytes long, wanted at most %u",
 				    bytes, max);
-	return qcow2_refuse(why, -EOPNOTSUPP,
-			    "image has the backing file '%.*s'; backing files are not served yet",
-			    (int)min(bytes, 128U), (const char *)buf + offset);
+	geo->has_backing = bytes;
+	return 0;
 }
 
 static void decode_l2(struct qcow2_geometry *geo)
@@ -369,21 +373,41 @@ static int decode_snapshots(const struct qcow2_disk_header *h,
 				 QCOW2_MAX_SNAPSHOT_TABLE_BYTES, why);
 }
 
+/**
+ * qcow2_check_virtual_size() - is there an L1 table for a disk of this size?
+ * @geo: the geometry
+ * @l1_entries: set to how many entries it wants
+ * @why: filled in on failure
+ *
+ * Context: any.
+ * Return: 0 or -EUCLEAN.
+ */
+int qcow2_check_virtual_size(const struct qcow2_geometry *geo, u64 *l1_entries,
+			     struct qcow2_reason *why)
+{
+	u32 shift = geo->l2_bits + geo->cluster_bits;
+
+	*l1_entries = (geo->virtual_bytes >> shift) +
+		      !!(geo->virtual_bytes & (BIT_ULL(shift) - 1));
+	if (geo->virtual_bytes <= S64_MAX && *l1_entries <= INT_MAX)
+		return 0;
+	return qcow2_refuse(why, -EUCLEAN,
+			    "virtual size of %llu bytes is too large",
+			    geo->virtual_bytes);
+}
+
 static int decode_l1(const struct qcow2_disk_header *h,
 		     struct qcow2_geometry *geo, struct qcow2_reason *why)
 {
-	u32 shift = geo->l2_bits + geo->cluster_bits;
 	u64 wanted;
+	int ret;
 
 	geo->virtual_bytes = be64_to_cpu(h->size);
 	geo->l1_entries = be32_to_cpu(h->l1_size);
 	geo->l1_offset = be64_to_cpu(h->l1_table_offset);
-	wanted = (geo->virtual_bytes >> shift) +
-		 !!(geo->virtual_bytes & (BIT_ULL(shift) - 1));
-	if (geo->virtual_bytes > S64_MAX || wanted > INT_MAX)
-		return qcow2_refuse(why, -EUCLEAN,
-				    "virtual size of %llu bytes is too large",
-				    geo->virtual_bytes);
+	ret = qcow2_check_virtual_size(geo, &wanted, why);
+	if (ret)
+		return ret;
 	if (geo->l1_entries < wanted)
 		return qcow2_refuse(why, -EUCLEAN,
 				    "L1 table has %u entries, wanted %llu for the virtual size",
@@ -474,7 +498,7 @@ int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 		return ret;
 	if (end > geo->header_bytes)
 		ret = find_extensions(buf, geo->header_bytes, end, &ext, why);
-	ret = ret ?: check_compression(h, geo, why);
+	ret = ret ?: decode_compression(h, geo, why);
 	ret = ret ?: check_features(geo, read_only, &ext, why);
 	ret = ret ?: check_encryption(h, why);
 	if (ret)
@@ -486,7 +510,7 @@ int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 	ret = ret ?: decode_l1(h, geo, why);
 	ret = ret ?: check_not_header(geo, why);
 	ret = ret ?: decode_bitmaps(&ext, geo, why);
-	ret = ret ?: check_backing(h, geo, buf, why);
+	ret = ret ?: decode_backing(h, geo, why);
 	return ret;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_header_decode);

@@ -3,11 +3,11 @@
  * The image object: opening, closing, and what changes its header.
  */
 
+#include <linux/align.h>
 #include <linux/err.h>
 #include <linux/errno.h>
 #include <linux/gfp.h>
 #include <linux/kernel.h>
-#include <linux/math64.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
 #include <linux/printk.h>
@@ -24,6 +24,14 @@
 /*
  * Saying what is wrong.
  */
+
+/* A name from an image may be anything, and the line will reach a terminal. */
+static void make_printable(char *text)
+{
+	for (; *text; text++)
+		if ((u8)*text < ' ' || *text == 0x7f)
+			*text = '?';
+}
 
 /**
  * qcow2_refuse() - give a reason
@@ -42,9 +50,15 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...)
 	va_start(args, fmt);
 	vscnprintf(why->text, sizeof(why->text), fmt, args);
 	va_end(args);
+	make_printable(why->text);
 	return error;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_refuse);
+
+static bool is_layer(const struct qcow2_image *img)
+{
+	return test_bit(QCOW2_IMAGE_LAYER, &img->flags);
+}
 
 /**
  * qcow2_image_fail() - metadata is damaged or could not be written
@@ -62,7 +76,8 @@ int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...)
 
 	if (test_and_set_bit(QCOW2_IMAGE_NEEDS_CHECK, &img->flags))
 		return error;
-	queue_work(img->wq, &img->watch_work);
+	if (!is_layer(img))
+		queue_work(img->wq, &img->watch_work);
 	/* Version 2 has no bit for it. */
 	if (error == -EUCLEAN && img->geo.version > 2 &&
 	    !qcow2_image_read_only(img))
@@ -111,20 +126,6 @@ void qcow2_image_watch(struct qcow2_image *img, void (*watch)(void *data),
 		queue_work(img->wq, &img->watch_work);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_image_watch);
-
-/**
- * qcow2_refuse_compressed() - an operation met a compressed cluster
- * @img: the image
- * @guest_offset: in bytes
- *
- * Return: -EOPNOTSUPP.
- */
-int qcow2_refuse_compressed(struct qcow2_image *img, u64 guest_offset)
-{
-	pr_err_ratelimited("qcow2: %s: the cluster at guest offset 0x%llx is compressed, which this driver does not serve yet; 'qemu-img convert' the image\n",
-			   img->name, guest_offset);
-	return -EOPNOTSUPP;
-}
 
 /*
  * Changing the header and the tables that it points to.
@@ -472,29 +473,6 @@ static int read_header(struct qcow2_image *img, struct qcow2_reason *why)
 	return ret;
 }
 
-/* What direct I/O cannot do; the block device has blocks of this size too. */
-static int check_blocks(struct qcow2_image *img, struct qcow2_reason *why)
-{
-	u32 align = qcow2_file_align(img->file);
-	u32 subcluster = 1U << img->geo.subcluster_bits;
-	u64 rest;
-
-	if (subcluster < align)
-		return qcow2_refuse(why, -EOPNOTSUPP,
-				    "direct I/O on it needs blocks of %u bytes, but its (sub)clusters have %u; attach without --direct-io",
-				    align, subcluster);
-	div64_u64_rem(img->geo.virtual_bytes, align, &rest);
-	if (!rest)
-		return 0;
-	if (align == QCOW2_SECTOR_BYTES)
-		return qcow2_refuse(why, -EOPNOTSUPP,
-				    "virtual size of %llu bytes is not a multiple of %u",
-				    img->geo.virtual_bytes, align);
-	return qcow2_refuse(why, -EOPNOTSUPP,
-			    "virtual size of %llu bytes is not a multiple of %u, which direct I/O on it needs; attach without --direct-io",
-			    img->geo.virtual_bytes, align);
-}
-
 static int check_length(struct qcow2_image *img, const char *what, u64 offset,
 			u32 entries, struct qcow2_reason *why)
 {
@@ -545,6 +523,22 @@ static int read_l1(struct qcow2_image *img, struct qcow2_reason *why)
 	return ret;
 }
 
+/*
+ * Each refcount block counts its own clusters.  If one block stood for many, a
+ * small file could have more clusters in use than a search for a free one gets
+ * past in hours.
+ */
+static int check_refblocks(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	u64 offset = qcow2_offsets_twice(&img->refblocks);
+
+	if (!offset || qcow2_image_read_only(img))
+		return 0;
+	return qcow2_refuse(why, -EUCLEAN,
+			    "refcount table has the block at offset 0x%llx twice; 'qemu-img check -r all' the image or attach read-only",
+			    offset);
+}
+
 static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
 {
 	u32 entries = img->geo.reftable_clusters <<
@@ -564,27 +558,67 @@ static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
 	if (!ret && qcow2_offsets_fill(&img->refblocks, img->reftable, entries,
 				       QCOW2_REFTABLE_OFFSET_MASK))
 		ret = qcow2_refuse(why, -ENOMEM, "out of memory");
-	return ret;
+	return ret ?: check_refblocks(img, why);
 }
 
 static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
 {
+	int ret = read_l1(img, why);
+
+	if (ret || is_layer(img))
+		return ret;
 	img->fresh_from = qcow2_clusters_of(&img->geo,
 					    qcow2_file_bytes(img->file));
-	return read_l1(img, why) ?: read_reftable(img, why);
+	return read_reftable(img, why);
+}
+
+/* What operations need. */
+static int init_operations(struct qcow2_image *img)
+{
+	/* All of them, for exit_operations() undoes them all. */
+	bool failed = qcow2_commit_init(img);
+
+	failed |= qcow2_io_init(img);
+	failed |= qcow2_write_init(img);
+	failed |= qcow2_cow_init(img);
+	return failed ? -ENOMEM : 0;
+}
+
+static void exit_operations(struct qcow2_image *img)
+{
+	qcow2_commit_destroy(img);
+	qcow2_cow_exit(img);
+	qcow2_write_exit(img);
+	qcow2_io_exit(img);
+}
+
+/* What reading needs, and a view has in its first layer. */
+static int init_metadata(struct qcow2_image *img,
+			 const struct qcow2_options *options)
+{
+	bool failed = qcow2_cache_init(img, options->cache_bytes);
+
+	failed |= qcow2_compress_init(img);
+	return failed ? -ENOMEM : 0;
+}
+
+static void exit_metadata(struct qcow2_image *img)
+{
+	qcow2_compress_exit(img);
+	qcow2_cache_destroy(img);
 }
 
 static int init_engine(struct qcow2_image *img,
 		       const struct qcow2_options *options,
 		       struct qcow2_reason *why)
 {
-	/* All of them, for free_engine() undoes them all. */
-	bool failed = qcow2_cache_init(img, options->cache_bytes);
+	bool failed = false;
 
-	failed |= qcow2_commit_init(img);
-	failed |= qcow2_io_init(img);
-	failed |= qcow2_write_init(img);
-	failed |= qcow2_cow_init(img);
+	/* All of them, for free_engine() undoes them all. */
+	if (!qcow2_image_is_view(img))
+		failed |= !!init_metadata(img, options);
+	if (!is_layer(img))
+		failed |= !!init_operations(img);
 	if (failed)
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
 	return 0;
@@ -592,11 +626,10 @@ static int init_engine(struct qcow2_image *img,
 
 static void free_engine(struct qcow2_image *img)
 {
-	qcow2_commit_destroy(img);
-	qcow2_cow_exit(img);
-	qcow2_write_exit(img);
-	qcow2_io_exit(img);
-	qcow2_cache_destroy(img);
+	if (!is_layer(img))
+		exit_operations(img);
+	if (!qcow2_image_is_view(img))
+		exit_metadata(img);
 	qcow2_offsets_free(&img->l2_tables);
 	qcow2_offsets_free(&img->refblocks);
 	qcow2_snapshots_free(&img->snapshots);
@@ -613,17 +646,13 @@ static int check_options(struct qcow2_image *img, struct qcow2_reason *why)
 	return 0;
 }
 
+/* With the header read: all that is in the image. */
 static int open_engine(struct qcow2_image *img,
 		       const struct qcow2_options *options,
 		       struct qcow2_reason *why)
 {
 	int ret;
 
-	ret = read_header(img, why);
-	ret = ret ?: check_blocks(img, why);
-	ret = ret ?: check_options(img, why);
-	if (ret)
-		return ret;
 	if (img->geo.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS)
 		set_bit(QCOW2_IMAGE_LAZY, &img->flags);
 	ret = init_engine(img, options, why);
@@ -632,6 +661,22 @@ static int open_engine(struct qcow2_image *img,
 	ret = ret ?: qcow2_repair(img, why);
 	if (ret)
 		free_engine(img);
+	return ret;
+}
+
+static int open_on_chain(struct qcow2_image *img,
+			 const struct qcow2_options *options,
+			 struct qcow2_reason *why)
+{
+	int ret = read_header(img, why);
+
+	if (ret)
+		return ret;
+	ret = qcow2_chain_init(img, options, why);
+	ret = ret ?: check_options(img, why);
+	ret = ret ?: open_engine(img, options, why);
+	if (ret)
+		qcow2_chain_exit(img);
 	return ret;
 }
 
@@ -646,22 +691,42 @@ static void set_flags(struct qcow2_image *img,
 		set_bit(QCOW2_IMAGE_DISCARD_NO_UNREF, &img->flags);
 }
 
-static struct qcow2_image *alloc_image(const char *name,
-				       const struct qcow2_options *options)
+/* What all kinds of images have. */
+static struct qcow2_image *alloc_image(const char *name)
 {
 	struct qcow2_image *img = kzalloc_obj(*img);
 
 	if (!img)
 		return NULL;
 	strscpy(img->name, name, sizeof(img->name));
-	set_flags(img, options);
 	mutex_init(&img->meta_lock);
 	mutex_init(&img->grow_lock);
+	mutex_init(&img->watch_lock);
 	xa_init(&img->freed);
 	INIT_LIST_HEAD(&img->in_flight);
 	INIT_WORK(&img->corrupt_work, mark_corrupt);
-	mutex_init(&img->watch_lock);
 	INIT_WORK(&img->watch_work, call_watch);
+	return img;
+}
+
+static void free_image(struct qcow2_image *img)
+{
+	mutex_destroy(&img->meta_lock);
+	mutex_destroy(&img->grow_lock);
+	mutex_destroy(&img->watch_lock);
+	xa_destroy(&img->freed);
+	kfree(img);
+}
+
+/* One that takes operations. */
+static struct qcow2_image *alloc_serving(const char *name,
+					 const struct qcow2_options *options)
+{
+	struct qcow2_image *img = alloc_image(name);
+
+	if (!img)
+		return NULL;
+	set_flags(img, options);
 	img->wq = alloc_workqueue("qcow2-%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0,
 				  name);
 	if (!img->wq)
@@ -675,20 +740,15 @@ static struct qcow2_image *alloc_image(const char *name,
 err_wq:
 	destroy_workqueue(img->wq);
 err_image:
-	xa_destroy(&img->freed);
-	kfree(img);
+	free_image(img);
 	return NULL;
 }
 
-static void free_image(struct qcow2_image *img)
+static void free_serving(struct qcow2_image *img)
 {
 	destroy_workqueue(img->wq);
 	destroy_workqueue(img->file_wq);
-	mutex_destroy(&img->meta_lock);
-	mutex_destroy(&img->grow_lock);
-	mutex_destroy(&img->watch_lock);
-	xa_destroy(&img->freed);
-	kfree(img);
+	free_image(img);
 }
 
 /**
@@ -708,7 +768,7 @@ struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
 	struct qcow2_image *img;
 	int ret;
 
-	img = alloc_image(name, options);
+	img = alloc_serving(name, options);
 	if (!img)
 		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
 	img->file = qcow2_file_open(filp, options->file_flags, img->file_wq, why);
@@ -716,7 +776,7 @@ struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
 		ret = PTR_ERR(img->file);
 		goto err_image;
 	}
-	ret = open_engine(img, options, why);
+	ret = open_on_chain(img, options, why);
 	if (ret)
 		goto err_file;
 	return img;
@@ -724,13 +784,69 @@ struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
 err_file:
 	qcow2_file_close(img->file);
 err_image:
-	free_image(img);
+	free_serving(img);
 	return ERR_PTR(ret);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_image_open);
 
 /**
- * qcow2_image_close() - make everything durable and let go of the file
+ * qcow2_view_open() - have layers served read-only
+ * @name: of the device, for messages
+ * @options: has the layers, one at least; the first is what is to be seen
+ * @why: filled in on failure
+ *
+ * Context: sleeps.
+ * Return: the image or an ERR_PTR.
+ */
+struct qcow2_image *qcow2_view_open(const char *name,
+				    const struct qcow2_options *options,
+				    struct qcow2_reason *why)
+{
+	struct qcow2_image *img = alloc_serving(name, options);
+	int ret;
+
+	if (!img)
+		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
+	set_bit(QCOW2_IMAGE_VIEW, &img->flags);
+	img->file = options->layers[0]->file;
+	img->geo = options->layers[0]->geo;
+	ret = qcow2_chain_init(img, options, why);
+	if (ret)
+		goto err_chain;
+	ret = init_engine(img, options, why);
+	if (ret)
+		goto err_engine;
+	return img;
+
+err_engine:
+	free_engine(img);
+err_chain:
+	qcow2_chain_exit(img);
+	free_serving(img);
+	return ERR_PTR(ret);
+}
+
+/**
+ * qcow2_image_shown() - whose metadata an image reads
+ * @img: the image
+ *
+ * Return: the first layer of a view, else the image itself.
+ */
+struct qcow2_image *qcow2_image_shown(struct qcow2_image *img)
+{
+	return qcow2_image_is_view(img) ? img->chain.layers[0] : img;
+}
+
+static void put_layers(struct qcow2_image *img)
+{
+	u32 i;
+
+	for (i = 0; i < img->chain.nr; i++)
+		qcow2_layer_put(img->chain.layers[i]);
+}
+
+/**
+ * qcow2_image_close() - make everything durable and let go of the files
  * @img: the image; no operation runs or will come
  *
  * Context: sleeps, does I/O.
@@ -747,8 +863,95 @@ int qcow2_image_close(struct qcow2_image *img)
 
 	flush_workqueue(img->wq);
 	free_engine(img);
-	qcow2_file_close(img->file);
-	free_image(img);
+	if (!qcow2_image_is_view(img))
+		qcow2_file_close(img->file);
+	put_layers(img);
+	qcow2_chain_exit(img);
+	free_serving(img);
 	return ret;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_image_close);
+
+/*
+ * Layers.
+ */
+
+/* The bytes of a disk; a file whose size is no multiple of a block ends in zeroes. */
+static int open_raw(struct qcow2_image *img)
+{
+	img->geo.virtual_bytes = ALIGN(qcow2_file_bytes(img->file),
+				       (u64)qcow2_file_align(img->file));
+	return 0;
+}
+
+static int open_qcow2(struct qcow2_image *img,
+		      const struct qcow2_layer_spec *spec,
+		      struct qcow2_reason *why)
+{
+	const struct qcow2_options options = {
+		.cache_bytes = spec->cache_bytes,
+	};
+	int ret = read_header(img, why);
+
+	if (!ret && spec->snapshot)
+		ret = qcow2_snapshot_find(img, spec->snapshot, why);
+	/* Sizes count in sectors, here as in QEMU. */
+	img->geo.virtual_bytes = ALIGN_DOWN(img->geo.virtual_bytes,
+					    QCOW2_SECTOR_BYTES);
+	return ret ?: open_engine(img, &options, why);
+}
+
+/**
+ * qcow2_layer_open() - open a layer
+ * @spec: the file, and how it is to be read
+ * @wq: for the rest of short transfers; outlives the layer
+ * @why: filled in on failure
+ *
+ * Context: sleeps, does I/O.
+ * Return: the layer or an ERR_PTR.
+ */
+struct qcow2_image *qcow2_layer_open(const struct qcow2_layer_spec *spec,
+				     struct workqueue_struct *wq,
+				     struct qcow2_reason *why)
+{
+	struct qcow2_image *img = alloc_image(spec->name);
+	int ret;
+
+	if (!img)
+		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
+	set_bit(QCOW2_IMAGE_READ_ONLY, &img->flags);
+	set_bit(QCOW2_IMAGE_LAYER, &img->flags);
+	if (spec->raw)
+		set_bit(QCOW2_IMAGE_RAW, &img->flags);
+	img->file = qcow2_file_open(spec->filp,
+				    spec->direct ? QCOW2_FILE_DIRECT : 0, wq,
+				    why);
+	if (IS_ERR(img->file)) {
+		ret = PTR_ERR(img->file);
+		goto err_image;
+	}
+	ret = spec->raw ? open_raw(img) : open_qcow2(img, spec, why);
+	if (ret)
+		goto err_file;
+	return img;
+
+err_file:
+	qcow2_file_close(img->file);
+err_image:
+	free_image(img);
+	return ERR_PTR(ret);
+}
+
+/**
+ * qcow2_layer_close() - close a layer
+ * @layer: from qcow2_layer_open(); nobody reads it
+ *
+ * Context: sleeps.
+ */
+void qcow2_layer_close(struct qcow2_image *layer)
+{
+	if (!test_bit(QCOW2_IMAGE_RAW, &layer->flags))
+		free_engine(layer);
+	qcow2_file_close(layer->file);
+	free_image(layer);
+}

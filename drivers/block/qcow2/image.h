@@ -78,6 +78,8 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...);
  * @bitmaps_bytes: length of the bitmap directory, likewise
  * @bitmaps_offset: host offset of the bitmap directory, likewise
  * @header_bytes: length of the header
+ * @has_backing: a backing file is named
+ * @compression_type: of compressed clusters, as in the header
  * @incompatible: feature bits; follows the header in the file
  * @compatible: feature bits
  * @autoclear: feature bits; follows the header in the file
@@ -102,6 +104,7 @@ struct qcow2_geometry {
 	u64 reftable_offset;
 	u32 nb_snapshots;
 	u32 header_bytes;
+	u32 compression_type;
 	u64 snapshots_offset;
 	u32 nb_bitmaps;
 	u64 bitmaps_bytes;
@@ -109,6 +112,7 @@ struct qcow2_geometry {
 	u64 incompatible;
 	u64 compatible;
 	u64 autoclear;
+	bool has_backing;
 };
 
 static inline bool qcow2_has_extl2(const struct qcow2_geometry *geo)
@@ -141,6 +145,8 @@ static inline u32 qcow2_slice_bytes(const struct qcow2_geometry *geo)
 
 int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 			struct qcow2_geometry *geo, struct qcow2_reason *why);
+int qcow2_check_virtual_size(const struct qcow2_geometry *geo, u64 *l1_entries,
+			     struct qcow2_reason *why);
 int qcow2_check_table(const struct qcow2_geometry *geo, const char *what,
 		      u64 offset, u64 entries, u32 entry_bytes, u64 max_bytes,
 		      struct qcow2_reason *why);
@@ -212,6 +218,7 @@ struct qcow2_slice {
  * @nr: slices in @lru; READ_ONCE
  * @max: more than this and clean ones are dropped; READ_ONCE
  * @loads: slices that were ever read from the file; READ_ONCE
+ * @freed_any: a slice was given to RCU to be freed
  * @pool: memory for slices when the system has none
  * @shrinker: by which the system asks for memory back
  */
@@ -222,7 +229,51 @@ struct qcow2_cache {
 	unsigned int nr;
 	unsigned int max;
 	u64 loads;
+	bool freed_any;
 	mempool_t *pool;
+	struct shrinker *shrinker;
+};
+
+/* ---- compress.c: decompressed clusters ---- */
+
+#define QCOW2_COMPRESS_BUCKETS	64
+
+/**
+ * struct qcow2_stock - objects that are made when needed, up to a limit
+ * @idle: those that nobody uses; the first one is the next to be taken
+ * @nr_idle: length of @idle; READ_ONCE
+ * @nr: all that there are, or are being made; READ_ONCE
+ * @max: no more than this
+ */
+struct qcow2_stock {
+	struct list_head idle;
+	unsigned int nr_idle;
+	unsigned int nr;
+	unsigned int max;
+};
+
+struct qcow2_codec;
+
+/**
+ * struct qcow2_compress - decompressed clusters, and what making them takes
+ * @codec: the image's compression type
+ * @lock: protects the members below but @wait and @shrinker; innermost,
+ *	nothing is taken or allocated inside
+ * @buckets: clusters by L2 entry
+ * @clusters: all of them, with data or not; coldest first
+ * @jobs: what is needed to decompress one
+ * @wait: for something idle
+ * @loads: clusters that were ever read from the file; READ_ONCE
+ * @shrinker: by which the system asks for memory back
+ */
+struct qcow2_compress {
+	const struct qcow2_codec *codec;
+	spinlock_t lock;
+	struct list_head buckets[QCOW2_COMPRESS_BUCKETS];
+	struct qcow2_stock clusters;
+	struct qcow2_stock jobs;
+	wait_queue_head_t wait;
+	u64 loads;
 	struct shrinker *shrinker;
 };
 
@@ -256,6 +307,7 @@ struct qcow2_image;
 
 int qcow2_offsets_fill(struct qcow2_offsets *set, const u64 *table,
 		       u32 entries, u64 mask);
+u64 qcow2_offsets_twice(const struct qcow2_offsets *set);
 void qcow2_offsets_free(struct qcow2_offsets *set);
 int qcow2_offsets_reserve(struct qcow2_image *img, struct qcow2_offsets *set,
 			  u32 more);
@@ -295,6 +347,8 @@ struct qcow2_snapshots {
 };
 
 int qcow2_snapshots_read(struct qcow2_image *img, struct qcow2_reason *why);
+int qcow2_snapshot_find(struct qcow2_image *img, const char *wanted,
+			struct qcow2_reason *why);
 void qcow2_snapshots_free(struct qcow2_snapshots *snapshots);
 bool qcow2_is_inactive_l1(const struct qcow2_snapshots *snapshots, u64 start,
 			  u64 end);
@@ -312,6 +366,14 @@ void qcow2_slice_put(struct qcow2_slice *slice);
 void qcow2_slice_mark_dirty(struct qcow2_image *img, struct qcow2_slice *slice);
 void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes);
 
+/* ---- compress.c again ---- */
+
+int qcow2_compress_init(struct qcow2_image *img);
+void qcow2_compress_exit(struct qcow2_image *img);
+int qcow2_compressed_read(struct qcow2_image *img, u64 word, u32 into,
+			  struct iov_iter *to);
+void qcow2_compress_forget(struct qcow2_image *img, u64 offset, u64 bytes);
+
 /* ---- the image ---- */
 
 /**
@@ -328,6 +390,11 @@ void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes);
  *	Changed under grow_lock.
  * @QCOW2_IMAGE_WRITTEN: the header is prepared for writes of ours (autoclear
  *	features).  Set once under grow_lock.
+ * @QCOW2_IMAGE_LAYER: takes no operations, but is read through the images
+ *	whose chain it is in; shared, never written.  Never changes.
+ * @QCOW2_IMAGE_RAW: a layer that is the bytes of the disk; never changes
+ * @QCOW2_IMAGE_VIEW: takes operations, but has nothing of its own: it reads as
+ *	its first layer.  Never changes.
  */
 enum qcow2_image_flags {
 	QCOW2_IMAGE_READ_ONLY,
@@ -337,6 +404,29 @@ enum qcow2_image_flags {
 	QCOW2_IMAGE_LAZY,
 	QCOW2_IMAGE_MARKED_DIRTY,
 	QCOW2_IMAGE_WRITTEN,
+	QCOW2_IMAGE_LAYER,
+	QCOW2_IMAGE_RAW,
+	QCOW2_IMAGE_VIEW,
+};
+
+/**
+ * struct qcow2_chain - what lies beneath an image
+ * @layers: the first is next to the image; each is a reference
+ * @nr: number of them
+ * @depths: struct depths_page: where the search begins, see backing.c
+ * @lock: protects @nr_pages and @hand; nothing is taken inside
+ * @nr_pages: number of pages in @depths
+ * @hand: where to look for a page in @depths that can go
+ *
+ * @layers and @nr never change while the image is open.
+ */
+struct qcow2_chain {
+	struct qcow2_image **layers;
+	u32 nr;
+	struct xarray depths;
+	struct mutex lock;
+	unsigned int nr_pages;
+	unsigned long hand;
 };
 
 /**
@@ -382,11 +472,16 @@ struct qcow2_l1 {
  * struct qcow2_image - an attached image
  * @name: for messages
  * @flags: enum qcow2_image_flags
- * @file: where it lies
- * @geo: the header; its L1 and refcount table members follow growth
- * @wq: everything that may sleep runs here
+ * @file: where it lies; of a view, where its first layer lies
+ * @geo: the header; its L1 and refcount table members follow growth.  Of a raw
+ *	layer only the size.
+ * @block_bytes: what guest offsets and lengths are multiples of
+ * @chain: the layers beneath
+ * @shared: how a layer is shared, see backing.c
+ * @wq: everything that may sleep runs here; a layer has none
  * @file_wq: the rest of short transfers, for which what runs on @wq waits
  * @cache: L2 and refcount block slices
+ * @compress: decompressed clusters
  * @part_pool: struct qcow2_part
  * @meta_pool: struct qcow2_l2_meta
  * @bounce_pool: buffers of COW
@@ -451,6 +546,7 @@ struct qcow2_l1 {
  *	meta_lock	all metadata in memory; NEVER held across I/O
  *	  |
  *	cache.lock	spinlock, LRU only
+ *	compress.lock	spinlock, likewise
  *
  * Whoever needs something that is not in memory while holding meta_lock backs
  * out, brings it (struct qcow2_need) and starts over.
@@ -460,9 +556,13 @@ struct qcow2_image {
 	unsigned long flags;
 	struct qcow2_file *file;
 	struct qcow2_geometry geo;
+	u32 block_bytes;
+	struct qcow2_chain chain;
+	struct qcow2_shared *shared;
 	struct workqueue_struct *wq;
 	struct workqueue_struct *file_wq;
 	struct qcow2_cache cache;
+	struct qcow2_compress compress;
 
 	/* Of its own: its file may lie on another image, which needs its own. */
 	mempool_t *part_pool;
@@ -523,6 +623,17 @@ static inline bool qcow2_image_read_only(const struct qcow2_image *img)
 	return test_bit(QCOW2_IMAGE_READ_ONLY, &img->flags);
 }
 
+static inline bool qcow2_image_is_view(const struct qcow2_image *img)
+{
+	return test_bit(QCOW2_IMAGE_VIEW, &img->flags);
+}
+
+/* Where guest data lies. */
+static inline struct qcow2_file *qcow2_data_file(const struct qcow2_image *img)
+{
+	return img->file;
+}
+
 static inline bool qcow2_image_needs_check(const struct qcow2_image *img)
 {
 	return test_bit(QCOW2_IMAGE_NEEDS_CHECK, &img->flags);
@@ -537,18 +648,27 @@ static inline bool qcow2_image_needs_check(const struct qcow2_image *img)
  * @discard_no_unref: clusters that are discarded or zeroed keep their place in
  *	the file (QEMU: discard-no-unref=on)
  * @cache_bytes: cap of the metadata cache; 0 for the default
+ * @layers: array of the layers beneath; the references are handed over on
+ *	success, the array is not
+ * @nr_layers: its length
  */
 struct qcow2_options {
 	unsigned int file_flags;
 	bool no_pass_discard;
 	bool discard_no_unref;
 	u64 cache_bytes;
+	struct qcow2_image **layers;
+	u32 nr_layers;
 };
 
 struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
 				     const struct qcow2_options *options,
 				     struct qcow2_reason *why);
+struct qcow2_image *qcow2_view_open(const char *name,
+				    const struct qcow2_options *options,
+				    struct qcow2_reason *why);
 int qcow2_image_close(struct qcow2_image *img);
+struct qcow2_image *qcow2_image_shown(struct qcow2_image *img);
 int qcow2_image_prepare_write(struct qcow2_image *img);
 int qcow2_mark_dirty(struct qcow2_image *img);
 int qcow2_mark_clean(struct qcow2_image *img);
@@ -566,6 +686,46 @@ int qcow2_header_switch(struct qcow2_image *img, u32 pos, const void *field,
 int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 			    const u64 *table, u32 entries, u32 index,
 			    u64 value);
+
+/* ---- backing.c: the layers beneath an image ---- */
+
+/**
+ * struct qcow2_layer_spec - a file to be opened as a layer
+ * @filp: the file
+ * @name: for messages
+ * @raw: it holds the bytes of the disk, else an image
+ * @direct: bypass its page cache
+ * @snapshot: ID or name of the internal snapshot to be shown, NULL for the
+ *	active state
+ * @cache_bytes: cap of its metadata cache; 0 for the default
+ */
+struct qcow2_layer_spec {
+	struct file *filp;
+	const char *name;
+	bool raw;
+	bool direct;
+	const char *snapshot;
+	u64 cache_bytes;
+};
+
+int __init qcow2_layers_init(void);
+void qcow2_layers_exit(void);
+struct qcow2_image *qcow2_layer_get(const struct qcow2_layer_spec *spec,
+				    struct qcow2_reason *why);
+void qcow2_layer_put(struct qcow2_image *layer);
+int qcow2_chain_init(struct qcow2_image *img,
+		     const struct qcow2_options *options,
+		     struct qcow2_reason *why);
+void qcow2_chain_exit(struct qcow2_image *img);
+bool qcow2_shows_backing(const struct qcow2_image *img, u64 guest_offset);
+struct qcow2_extent;
+int qcow2_resolve(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+		  struct qcow2_extent *extent);
+
+struct qcow2_image *qcow2_layer_open(const struct qcow2_layer_spec *spec,
+				     struct workqueue_struct *wq,
+				     struct qcow2_reason *why);
+void qcow2_layer_close(struct qcow2_image *layer);
 
 /* ---- one guest operation (the upper seam) ---- */
 
@@ -639,7 +799,8 @@ void qcow2_io_submit(struct qcow2_io *io);
 int qcow2_io_init(struct qcow2_image *img);
 void qcow2_io_exit(struct qcow2_image *img);
 struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io);
-void qcow2_part_submit(struct qcow2_part *part, u64 host_offset, size_t bytes);
+void qcow2_part_submit(struct qcow2_part *part, struct qcow2_file *file,
+		       u64 host_offset, size_t bytes);
 void qcow2_io_get(struct qcow2_io *io);
 void qcow2_io_put(struct qcow2_io *io);
 void qcow2_io_set_error(struct qcow2_io *io, int error);
@@ -701,12 +862,18 @@ struct qcow2_l2_entry {
 /**
  * struct qcow2_extent - a run of guest bytes that is stored in one way
  * @type: how
+ * @img: the image or layer that says so
  * @host_offset: for %QCOW2_SUBCLUSTER_NORMAL: of the first byte
+ * @word: for %QCOW2_SUBCLUSTER_COMPRESSED: the L2 entry
  * @bytes: length of the run
  */
 struct qcow2_extent {
 	enum qcow2_subcluster_type type;
-	u64 host_offset;
+	struct qcow2_image *img;
+	union {
+		u64 host_offset;
+		u64 word;
+	};
 	u64 bytes;
 };
 
@@ -735,7 +902,6 @@ int qcow2_own_l2_slice(struct qcow2_image *img, u64 guest_offset,
 		       struct qcow2_need *need, struct qcow2_slice **slice);
 void qcow2_compressed_range(const struct qcow2_geometry *geo, u64 word,
 			    u64 *offset, u32 *bytes);
-int qcow2_refuse_compressed(struct qcow2_image *img, u64 guest_offset);
 int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	      struct qcow2_extent *extent);
 
@@ -832,6 +998,7 @@ struct qcow2_punch {
 };
 
 int __init qcow2_discard_init(void);
+bool qcow2_can_discard(const struct qcow2_image *img);
 void qcow2_discard(struct qcow2_io *io);
 void qcow2_write_zeroes(struct qcow2_io *io);
 
@@ -944,6 +1111,13 @@ void qcow2_commit_destroy(struct qcow2_image *img);
 void qcow2_commit_later(struct qcow2_image *img);
 void qcow2_commit_now(struct qcow2_image *img);
 struct qcow2_drop *qcow2_drop_alloc(unsigned int nr);
+/* Compressed data takes at most two clusters, which begin anywhere. */
+#define QCOW2_ENTRY_CLUSTERS_MAX	3
+
+u32 qcow2_entry_clusters(const struct qcow2_geometry *geo, u64 word,
+			 u64 *first);
+void qcow2_drop_add_entry(const struct qcow2_geometry *geo,
+			  struct qcow2_drop *drop, u64 word);
 struct qcow2_drop *qcow2_drop_alloc_area(struct qcow2_image *img, u64 offset,
 					 unsigned int nr);
 void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop);

@@ -127,6 +127,7 @@ static void part_done(struct qcow2_fio *fio)
 /**
  * qcow2_part_submit() - transfer the next bytes of an operation
  * @part: from qcow2_part_alloc(), with its epoch and its fio.dsync set
+ * @file: the file
  * @host_offset: where they are in the file
  * @bytes: how many
  *
@@ -134,11 +135,12 @@ static void part_done(struct qcow2_fio *fio)
  *
  * Context: may sleep.
  */
-void qcow2_part_submit(struct qcow2_part *part, u64 host_offset, size_t bytes)
+void qcow2_part_submit(struct qcow2_part *part, struct qcow2_file *file,
+		       u64 host_offset, size_t bytes)
 {
 	struct qcow2_io *io = part->io;
 
-	part->fio.file = io->img->file;
+	part->fio.file = file;
 	part->fio.offset = host_offset;
 	part->fio.write = io->op != QCOW2_OP_READ;
 	part->fio.done = part_done;

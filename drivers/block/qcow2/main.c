@@ -22,6 +22,7 @@ struct stage {
 static const struct stage stages[] __initconst = {
 	{ qcow2_write_init_cache, qcow2_write_exit_cache },
 	{ qcow2_discard_init, NULL },
+	{ qcow2_layers_init, qcow2_layers_exit },
 	{ qcow2_ctl_init, qcow2_ctl_exit },
 };
 
@@ -45,6 +46,7 @@ static int __init qcow2_init(void)
 static void __exit qcow2_exit(void)
 {
 	qcow2_ctl_exit();
+	qcow2_layers_exit();
 	qcow2_write_exit_cache();
 }
 

@@ -370,7 +370,7 @@ static bool has_host_data(enum qcow2_subcluster_type type)
 	return type == QCOW2_SUBCLUSTER_NORMAL;
 }
 
-/* The subcluster at @guest_offset as an extent that ends where it ends. */
+/* The subcluster, or compressed cluster, as an extent that ends where it ends. */
 static int map_subcluster(struct qcow2_image *img,
 			  const struct qcow2_slice *slice, u64 guest_offset,
 			  struct qcow2_extent *extent)
@@ -386,8 +386,14 @@ static int map_subcluster(struct qcow2_image *img,
 		return qcow2_image_fail(img, -EUCLEAN,
 					"damaged L2 entry 0x%016llx of guest offset 0x%llx",
 					entry.word, guest_offset);
+	extent->img = img;
 	extent->type = qcow2_get_subcluster_type(geo, entry, into_cluster >>
 						 geo->subcluster_bits);
+	if (extent->type == QCOW2_SUBCLUSTER_COMPRESSED) {
+		extent->word = entry.word;
+		extent->bytes = geo->cluster_bytes - into_cluster;
+		return 0;
+	}
 	extent->host_offset = (entry.word & QCOW2_OFFSET_MASK) + into_cluster;
 	extent->bytes = subcluster_bytes -
 			(guest_offset & (subcluster_bytes - 1));
@@ -398,6 +404,8 @@ static bool continues(const struct qcow2_extent *extent,
 		      const struct qcow2_extent *next)
 {
 	if (extent->type != next->type)
+		return false;
+	if (extent->type == QCOW2_SUBCLUSTER_COMPRESSED)
 		return false;
 	return !has_host_data(extent->type) ||
 	       extent->host_offset + extent->bytes == next->host_offset;
@@ -422,13 +430,25 @@ static int map_in_slice(struct qcow2_image *img,
 	return ret;
 }
 
+static int map_raw(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+		   struct qcow2_extent *extent)
+{
+	*extent = (struct qcow2_extent) {
+		.type = QCOW2_SUBCLUSTER_NORMAL,
+		.img = img,
+		.host_offset = guest_offset,
+		.bytes = bytes,
+	};
+	return 0;
+}
+
 /**
- * qcow2_map() - find out how guest data is stored
+ * qcow2_map() - find out how an image itself stores guest data
  * @img: the image
  * @guest_offset: first byte, inside of the virtual disk's clusters
  * @bytes: how many bytes are of interest
  * @extent: filled in: the run at @guest_offset, at most @bytes long and at
- *	least one byte
+ *	least one byte; a compressed one ends with its cluster
  *
  * The host clusters may be freed by others unless the caller is in an epoch,
  * which it entered before.  QEMU: qcow2_get_host_offset().
@@ -440,14 +460,18 @@ int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	      struct qcow2_extent *extent)
 {
 	const struct qcow2_geometry *geo = &img->geo;
-	u64 l1 = qcow2_l1_entry(img, qcow2_l1_index(geo, guest_offset));
 	struct qcow2_slice *slice;
+	u64 l1;
 	int ret;
 
+	if (test_bit(QCOW2_IMAGE_RAW, &img->flags))
+		return map_raw(img, guest_offset, bytes, extent);
+	l1 = qcow2_l1_entry(img, qcow2_l1_index(geo, guest_offset));
 	bytes = min(bytes, qcow2_to_slice_end(geo, guest_offset));
 	if (!(l1 & QCOW2_OFFSET_MASK)) {
 		*extent = (struct qcow2_extent) {
 			.type = QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN,
+			.img = img,
 			.bytes = bytes,
 		};
 		return 0;

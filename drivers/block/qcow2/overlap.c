@@ -91,6 +91,23 @@ int qcow2_offsets_fill(struct qcow2_offsets *set, const u64 *table,
 }
 
 /**
+ * qcow2_offsets_twice() - is an offset in a set more than once?
+ * @set: the set
+ *
+ * Context: any.
+ * Return: the first such offset, or 0.
+ */
+u64 qcow2_offsets_twice(const struct qcow2_offsets *set)
+{
+	u32 i;
+
+	for (i = 1; i < set->nr; i++)
+		if (set->offsets[i] == set->offsets[i - 1])
+			return set->offsets[i];
+	return 0;
+}
+
+/**
  * qcow2_offsets_free() - free a set's memory
  * @set: the set
  */

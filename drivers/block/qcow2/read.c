@@ -16,7 +16,8 @@ static void read_from_file(struct qcow2_io *io, struct qcow2_epoch *epoch,
 
 	part->epoch = epoch;
 	part->fio.dsync = false;
-	qcow2_part_submit(part, extent->host_offset, extent->bytes);
+	qcow2_part_submit(part, qcow2_data_file(extent->img),
+			  extent->host_offset, extent->bytes);
 }
 
 static void read_zeroes(struct qcow2_io *io, const struct qcow2_extent *extent)
@@ -25,6 +26,17 @@ static void read_zeroes(struct qcow2_io *io, const struct qcow2_extent *extent)
 
 	qcow2_io_slice_iter(io, extent->bytes, &iter);
 	iov_iter_zero(extent->bytes, &iter);
+}
+
+static int read_compressed(struct qcow2_io *io,
+			   const struct qcow2_extent *extent)
+{
+	struct iov_iter iter;
+
+	qcow2_io_slice_iter(io, extent->bytes, &iter);
+	return qcow2_compressed_read(extent->img, extent->word,
+				     qcow2_into_cluster(&extent->img->geo,
+							io->offset), &iter);
 }
 
 /* Starts to read an extent; takes over the epoch. */
@@ -44,7 +56,7 @@ static int read_extent(struct qcow2_io *io, struct qcow2_epoch *epoch,
 		read_zeroes(io, extent);
 		break;
 	case QCOW2_SUBCLUSTER_COMPRESSED:
-		ret = qcow2_refuse_compressed(io->img, io->offset);
+		ret = read_compressed(io, extent);
 		break;
 	case QCOW2_SUBCLUSTER_INVALID:
 		ret = -EUCLEAN;
@@ -60,8 +72,8 @@ static int read_next(struct qcow2_io *io)
 	struct qcow2_extent extent;
 	int ret;
 
-	ret = qcow2_map(io->img, io->offset, iov_iter_count(&io->iter),
-			&extent);
+	ret = qcow2_resolve(io->img, io->offset, iov_iter_count(&io->iter),
+			    &extent);
 	if (ret) {
 		qcow2_epoch_exit(epoch);
 		return ret;

@@ -229,6 +229,8 @@ int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 	if (value == 1) {
 		qcow2_cache_forget(img, cluster << geo->cluster_bits,
 				   geo->cluster_bytes);
+		qcow2_compress_forget(img, cluster << geo->cluster_bits,
+				      geo->cluster_bytes);
 		qcow2_cluster_freed(img, cluster);
 		WRITE_ONCE(img->clusters_freed, img->clusters_freed + 1);
 	}

@@ -20,6 +20,7 @@
  */
 
 #include <linux/align.h>
+#include <linux/err.h>
 #include <linux/errno.h>
 #include <linux/math.h>
 #include <linux/minmax.h>
@@ -46,21 +47,29 @@ struct table_window {
 	void *data;
 };
 
-static int read_head(struct table_window *win, u64 offset,
-		     struct qcow2_disk_snapshot *head)
+/* Has @bytes bytes, at most a page, of any place in the window. */
+static const void *read_at(struct table_window *win, u64 offset, size_t bytes)
 {
 	u64 into = offset - win->offset;
 	int ret;
 
-	if (offset < win->offset || into > WINDOW_BYTES - sizeof(*head)) {
-		into = offset & (qcow2_file_align(win->file) - 1);
-		win->offset = offset - into;
-		ret = qcow2_file_read_buf(win->file, win->offset, win->data,
-					  WINDOW_BYTES);
-		if (ret)
-			return ret;
-	}
-	memcpy(head, win->data + into, sizeof(*head));
+	if (offset >= win->offset && into <= WINDOW_BYTES - bytes)
+		return win->data + into;
+	into = offset & (qcow2_file_align(win->file) - 1);
+	win->offset = offset - into;
+	ret = qcow2_file_read_buf(win->file, win->offset, win->data,
+				  WINDOW_BYTES);
+	return ret ? ERR_PTR(ret) : win->data + into;
+}
+
+static int read_head(struct table_window *win, u64 offset,
+		     struct qcow2_disk_snapshot *head)
+{
+	const void *found = read_at(win, offset, sizeof(*head));
+
+	if (IS_ERR(found))
+		return PTR_ERR(found);
+	memcpy(head, found, sizeof(*head));
 	return 0;
 }
 
@@ -114,6 +123,12 @@ static int check_entry_l1(struct qcow2_image *img,
 	return 0;
 }
 
+static int table_unreadable(struct qcow2_reason *why, int error)
+{
+	return qcow2_refuse(why, error == -ENOMEM ? error : -EIO,
+			    "cannot read the snapshot table (error %d)", error);
+}
+
 static void add_l1_table(struct qcow2_snapshots *snapshots,
 			 const struct qcow2_disk_snapshot *head)
 {
@@ -142,9 +157,7 @@ static int read_entries(struct qcow2_image *img, struct table_window *win,
 
 		ret = read_head(win, offset, &head);
 		if (ret)
-			return qcow2_refuse(why, ret == -ENOMEM ? ret : -EIO,
-					    "cannot read the snapshot table (error %d)",
-					    ret);
+			return table_unreadable(why, ret);
 		end = offset + entry_bytes(&head);
 		ret = check_entry(geo, &head, i, end, why);
 		if (ret)
@@ -208,6 +221,161 @@ int qcow2_snapshots_read(struct qcow2_image *img, struct qcow2_reason *why)
 	kvfree(win.data);
 	if (!ret)
 		sort_l1_tables(&img->snapshots);
+	return ret;
+}
+
+/*
+ * One snapshot as the active state.
+ */
+
+/**
+ * struct found_snapshot - where a snapshot is described
+ * @head: of its entry
+ * @offset: of the entry in the file
+ * @by_id: the ID is the one that was wanted, not only the name
+ */
+struct found_snapshot {
+	struct qcow2_disk_snapshot head;
+	u64 offset;
+	bool by_id;
+};
+
+/* 1 if a string of the entry, of @bytes bytes at @offset, is @wanted. */
+static int is_called(struct table_window *win, u64 offset, u32 bytes,
+		     const char *wanted)
+{
+	const void *found;
+
+	if (bytes != strlen(wanted) || bytes >= QCOW2_SNAPSHOT_NAME_MAX)
+		return 0;
+	found = read_at(win, offset, bytes);
+	if (IS_ERR(found))
+		return PTR_ERR(found);
+	return !memcmp(found, wanted, bytes);
+}
+
+/* Looks at one entry; an ID goes before a name, the first before others. */
+static int match_entry(struct table_window *win,
+		       const struct qcow2_disk_snapshot *head, u64 offset,
+		       const char *wanted, struct found_snapshot *found)
+{
+	u64 id = offset + sizeof(*head) + be32_to_cpu(head->extra_data_size);
+	u32 id_bytes = be16_to_cpu(head->id_str_size);
+	bool by_id = true;
+	int ret;
+
+	ret = is_called(win, id, id_bytes, wanted);
+	if (!ret && !found->offset) {
+		by_id = false;
+		ret = is_called(win, id + id_bytes,
+				be16_to_cpu(head->name_size), wanted);
+	}
+	if (ret <= 0)
+		return ret;
+	*found = (struct found_snapshot) {
+		.head = *head,
+		.offset = offset,
+		.by_id = by_id,
+	};
+	return 0;
+}
+
+static int search_entries(const struct qcow2_geometry *geo,
+			  struct table_window *win, const char *wanted,
+			  struct found_snapshot *found,
+			  struct qcow2_reason *why)
+{
+	u64 end = geo->snapshots_offset;
+	int ret = 0;
+	u32 i;
+
+	for (i = 0; i < geo->nb_snapshots && !found->by_id; i++) {
+		struct qcow2_disk_snapshot head;
+		u64 offset = ALIGN(end, 8);
+
+		ret = read_head(win, offset, &head);
+		if (ret)
+			return table_unreadable(why, ret);
+		end = offset + entry_bytes(&head);
+		ret = check_entry(geo, &head, i, end, why);
+		if (ret)
+			return ret;
+		ret = match_entry(win, &head, offset, wanted, found);
+		if (ret)
+			return table_unreadable(why, ret);
+	}
+	return 0;
+}
+
+/* The size of the disk then, which old entries do not have. */
+static int take_size(struct qcow2_geometry *geo, struct table_window *win,
+		     const struct found_snapshot *found)
+{
+	const struct qcow2_disk_snapshot_extra *extra;
+
+	if (be32_to_cpu(found->head.extra_data_size) < sizeof(*extra))
+		return 0;
+	extra = read_at(win, found->offset + sizeof(found->head),
+			sizeof(*extra));
+	if (IS_ERR(extra))
+		return PTR_ERR(extra);
+	geo->virtual_bytes = be64_to_cpu(extra->disk_size);
+	return 0;
+}
+
+static int take_snapshot(struct qcow2_geometry *geo, struct table_window *win,
+			 const struct found_snapshot *found,
+			 struct qcow2_reason *why)
+{
+	struct qcow2_reason rule;
+	u64 wanted;
+	int ret;
+
+	geo->l1_offset = be64_to_cpu(found->head.l1_table_offset);
+	geo->l1_entries = be32_to_cpu(found->head.l1_size);
+	ret = qcow2_check_table(geo, "L1 table", geo->l1_offset,
+				geo->l1_entries, sizeof(u64),
+				QCOW2_MAX_L1_BYTES, &rule);
+	if (ret)
+		return qcow2_refuse(why, ret,
+				    "the snapshot: %s; 'qemu-img check' the image",
+				    rule.text);
+	ret = take_size(geo, win, found);
+	if (ret)
+		return table_unreadable(why, ret);
+	/* What a table that is too short does not cover was not allocated. */
+	return qcow2_check_virtual_size(geo, &wanted, why);
+}
+
+/**
+ * qcow2_snapshot_find() - have an image read as one of its snapshots
+ * @img: the image, whose header is decoded, and whose tables were not read yet
+ * @wanted: ID or name; an ID goes before a name
+ * @why: filled in on failure
+ *
+ * QEMU: qcow2_snapshot_load_tmp(), but here the disk has the size that it had.
+ * What a snapshot refers to does not change, even while the image is written.
+ *
+ * Context: sleeps, does I/O.
+ * Return: 0, -ENOENT, -EUCLEAN, -EIO or -ENOMEM.
+ */
+int qcow2_snapshot_find(struct qcow2_image *img, const char *wanted,
+			struct qcow2_reason *why)
+{
+	struct table_window win = { .file = img->file, .offset = U64_MAX };
+	struct found_snapshot found = {};
+	int ret;
+
+	win.data = kvmalloc(WINDOW_BYTES, GFP_KERNEL);
+	if (!win.data)
+		return qcow2_refuse(why, -ENOMEM, "out of memory");
+	ret = search_entries(&img->geo, &win, wanted, &found, why);
+	if (!ret && !found.offset)
+		ret = qcow2_refuse(why, -ENOENT,
+				   "image has no snapshot '%.64s'; 'qemu-img snapshot -l' lists them",
+				   wanted);
+	ret = ret ?: take_snapshot(&img->geo, &win, &found, why);
+	kvfree(win.data);
 	return ret;
 }
 

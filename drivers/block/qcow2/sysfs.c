@@ -23,6 +23,12 @@ static struct qcow2_image *image_of(struct device *dev)
 	return disk->img;
 }
 
+/* The image with the metadata and the cache of it. */
+static struct qcow2_image *shown_by(struct device *dev)
+{
+	return qcow2_image_shown(image_of(dev));
+}
+
 static ssize_t state_show(struct device *dev, struct device_attribute *attr,
 			  char *buf)
 {
@@ -41,7 +47,7 @@ static ssize_t cache_size_show(struct device *dev,
 			       struct device_attribute *attr, char *buf)
 {
 	return sysfs_emit(buf, "%llu\n",
-			  (u64)READ_ONCE(image_of(dev)->cache.max) * PAGE_SIZE);
+			  (u64)READ_ONCE(shown_by(dev)->cache.max) * PAGE_SIZE);
 }
 
 static ssize_t cache_size_store(struct device *dev,
@@ -55,27 +61,30 @@ static ssize_t cache_size_store(struct device *dev,
 		return ret;
 	if (bytes < QCOW2_CACHE_MIN_BYTES || bytes > QCOW2_CACHE_MAX_BYTES)
 		return -EINVAL;
-	qcow2_cache_set_max(image_of(dev), bytes);
+	qcow2_cache_set_max(shown_by(dev), bytes);
 	return count;
 }
 static DEVICE_ATTR_RW(cache_size);
 
-/* An attribute that is a number: @expr of the image img. */
-#define NUMBER_ATTR(name, expr)						\
+/* An attribute that is a number: @expr of img, which @of finds. */
+#define IMAGE_ATTR(name, of, expr)					\
 static ssize_t name##_show(struct device *dev,				\
 			   struct device_attribute *attr, char *buf)	\
 {									\
-	const struct qcow2_image *img = image_of(dev);			\
+	const struct qcow2_image *img = of(dev);			\
 									\
 	return sysfs_emit(buf, "%llu\n", (u64)(expr));			\
 }									\
 static DEVICE_ATTR_RO(name)
 
+#define NUMBER_ATTR(name, expr)	IMAGE_ATTR(name, image_of, expr)
+#define CACHE_ATTR(name, expr)	IMAGE_ATTR(name, shown_by, expr)
+
 NUMBER_ATTR(version, img->geo.version);
 NUMBER_ATTR(cluster_size, img->geo.cluster_bytes);
-NUMBER_ATTR(cache_used, (u64)READ_ONCE(img->cache.nr) * PAGE_SIZE);
+CACHE_ATTR(cache_used, (u64)READ_ONCE(img->cache.nr) * PAGE_SIZE);
 NUMBER_ATTR(cache_dirty, (u64)READ_ONCE(img->nr_dirty) * PAGE_SIZE);
-NUMBER_ATTR(slices_loaded, READ_ONCE(img->cache.loads));
+CACHE_ATTR(slices_loaded, READ_ONCE(img->cache.loads));
 NUMBER_ATTR(commits, atomic64_read(&img->commits_begun));
 NUMBER_ATTR(clusters_allocated, READ_ONCE(img->clusters_allocated));
 NUMBER_ATTR(clusters_freed, READ_ONCE(img->clusters_freed));

@@ -213,8 +213,6 @@ count_single_write_clusters(const struct qcow2_geometry *geo,
 		if (qcow2_check_l2_entry(geo, entry) ||
 		    cluster_needs_new_alloc(geo, entry.word) != new_alloc)
 			break;
-		if (new_alloc && (entry.word & QCOW2_OFLAG_COMPRESSED))
-			break;
 		if (!new_alloc && i && offset != expected)
 			break;
 		expected = offset + geo->cluster_bytes;
@@ -491,8 +489,6 @@ VISIBLE_IF_KUNIT int handle_alloc(struct qcow2_pass *pass,
 	struct qcow2_run run;
 	int ret;
 
-	if (!nb)
-		return qcow2_refuse_compressed(pass->img, guest_offset);
 	ret = qcow2_alloc_clusters(pass->img, wanted_offset(pass), nb,
 				   &pass->need, &run);
 	if (ret)
@@ -689,31 +685,33 @@ linked_entry(const struct qcow2_geometry *geo, const struct qcow2_l2_meta *meta,
 }
 EXPORT_SYMBOL_IF_KUNIT(linked_entry);
 
+static u64 old_word(const struct qcow2_geometry *geo,
+		    const struct qcow2_l2_meta *meta, u32 i)
+{
+	return qcow2_get_l2_entry(geo, meta->l2, meta->l2_index + i).word;
+}
+
 /* The host clusters that the entries of a run refer to now; NULL if none. */
 static int old_clusters(const struct qcow2_geometry *geo,
 			const struct qcow2_l2_meta *meta,
 			struct qcow2_drop **drop)
 {
 	u32 i, nr = 0;
+	u64 first;
 
 	*drop = NULL;
 	if (meta->keep_old)
 		return 0;
-	for (i = 0; i < meta->nb_clusters; i++) {
-		u64 offset = qcow2_get_l2_entry(geo, meta->l2,
-						meta->l2_index + i).word &
-			     QCOW2_OFFSET_MASK;
-
-		if (!offset)
-			continue;
-		if (!*drop)
-			*drop = qcow2_drop_alloc(meta->nb_clusters - i);
-		if (!*drop)
-			return -ENOMEM;
-		(*drop)->offsets[nr++] = offset;
-	}
-	if (*drop)
-		(*drop)->nr = nr;
+	for (i = 0; i < meta->nb_clusters; i++)
+		nr += qcow2_entry_clusters(geo, old_word(geo, meta, i), &first);
+	if (!nr)
+		return 0;
+	*drop = qcow2_drop_alloc(nr);
+	if (!*drop)
+		return -ENOMEM;
+	(*drop)->nr = 0;
+	for (i = 0; i < meta->nb_clusters; i++)
+		qcow2_drop_add_entry(geo, *drop, old_word(geo, meta, i));
 	return 0;
 }
 
@@ -819,7 +817,8 @@ static void write_in_place(struct qcow2_io *io, struct qcow2_pass *pass,
 	part->epoch = epoch;
 	part->fio.dsync = io->fua && pass->durable;
 	io->must_commit |= io->fua && !pass->durable;
-	qcow2_part_submit(part, pass->host_offset, pass->bytes);
+	qcow2_part_submit(part, qcow2_data_file(io->img), pass->host_offset,
+			  pass->bytes);
 }
 
 static int write_at(struct qcow2_io *io, struct qcow2_pass *pass,

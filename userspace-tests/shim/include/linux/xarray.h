@@ -49,4 +49,11 @@ static inline int xa_err(void *entry)
 	return xa_is_err(entry) ? (int)(long)entry : 0;
 }
 
+#define xa_for_each(xa, index, entry)					\
+	for ((index) = 0,						\
+	     (entry) = xa_find(xa, &(index), ULONG_MAX, XA_PRESENT);	\
+	     entry;							\
+	     (index)++,							\
+	     (entry) = xa_find(xa, &(index), ULONG_MAX, XA_PRESENT))
+
 #endif

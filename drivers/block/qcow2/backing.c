@@ -1,0 +1,612 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The layers beneath an image.
+ */
+
+/**
+ * DOC: backing chain
+ *
+ * What an image has not allocated is read from its backing file, which may have
+ * one of its own, and so on: the layers of the image's chain.  A layer is only
+ * read.  It knows nothing of what lies beneath it, so one object with one cache
+ * serves all chains that the same file is in, and all devices: layers are found
+ * again by their file, as long as somebody holds them.
+ *
+ * A device that is attached read-only is a view: an image with nothing of its
+ * own, whose first layer is the file that was asked for.
+ *
+ * qcow2_resolve() is what reads use.  It looks at the image, then at layer after
+ * layer.  A layer never changes, so what was found stays true: for each cluster
+ * of the image a chain of several layers remembers the first layer that has
+ * anything of it, and the next search begins there.  That takes two bytes for a
+ * cluster, in pages that are made when something is remembered and dropped,
+ * one by one, when there are too many.
+ */
+
+#include <linux/container_of.h>
+#include <linux/err.h>
+#include <linux/errno.h>
+#include <linux/kernel.h>
+#include <linux/list.h>
+#include <linux/math64.h>
+#include <linux/minmax.h>
+#include <linux/mutex.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/workqueue.h>
+
+#include "image.h"
+
+/**
+ * struct qcow2_shared - how a layer is shared
+ * @link: in the list of all layers, under layers_lock
+ * @layer: the layer
+ * @users: chains that it is in, under layers_lock
+ * @raw: as it was opened
+ * @direct: likewise
+ * @snapshot: likewise
+ */
+struct qcow2_shared {
+	struct list_head link;
+	struct qcow2_image *layer;
+	unsigned int users;
+	bool raw;
+	bool direct;
+	char *snapshot;
+};
+
+/* Protects the list and the users of each; no I/O is done under it. */
+static DEFINE_MUTEX(layers_lock);
+static LIST_HEAD(layers);
+
+/* The rest of short transfers, of all layers. */
+static struct workqueue_struct *layers_wq;
+
+/**
+ * qcow2_layers_init() - at load: prepare to open layers
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int __init qcow2_layers_init(void)
+{
+	layers_wq = alloc_workqueue("qcow2-layers",
+				    WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	return layers_wq ? 0 : -ENOMEM;
+}
+
+/**
+ * qcow2_layers_exit() - at unload: undo that
+ */
+void qcow2_layers_exit(void)
+{
+	destroy_workqueue(layers_wq);
+}
+
+/*
+ * Sharing.
+ */
+
+static bool same_snapshot(const char *a, const char *b)
+{
+	if (!a || !b)
+		return a == b;
+	return !strcmp(a, b);
+}
+
+static struct qcow2_image *find_layer(const struct qcow2_layer_spec *spec)
+{
+	struct qcow2_shared *shared;
+
+	lockdep_assert_held(&layers_lock);
+	list_for_each_entry(shared, &layers, link) {
+		struct qcow2_image *layer = shared->layer;
+
+		if (shared->raw == spec->raw &&
+		    shared->direct == spec->direct &&
+		    same_snapshot(shared->snapshot, spec->snapshot) &&
+		    qcow2_file_same(layer->file, spec->filp)) {
+			shared->users++;
+			return layer;
+		}
+	}
+	return NULL;
+}
+
+static struct qcow2_image *find_layer_unlocked(const struct qcow2_layer_spec *s)
+{
+	struct qcow2_image *layer;
+
+	mutex_lock(&layers_lock);
+	layer = find_layer(s);
+	mutex_unlock(&layers_lock);
+	return layer;
+}
+
+static void free_shared(struct qcow2_shared *shared)
+{
+	if (shared)
+		kfree(shared->snapshot);
+	kfree(shared);
+}
+
+static struct qcow2_shared *alloc_shared(const struct qcow2_layer_spec *spec)
+{
+	struct qcow2_shared *shared = kzalloc_obj(*shared);
+
+	if (!shared)
+		return NULL;
+	shared->users = 1;
+	shared->raw = spec->raw;
+	shared->direct = spec->direct;
+	if (!spec->snapshot)
+		return shared;
+	shared->snapshot = kstrdup(spec->snapshot, GFP_KERNEL);
+	if (shared->snapshot)
+		return shared;
+	kfree(shared);
+	return NULL;
+}
+
+static void close_layer(struct qcow2_image *layer)
+{
+	struct qcow2_shared *shared = layer->shared;
+
+	qcow2_layer_close(layer);
+	free_shared(shared);
+}
+
+static struct qcow2_image *open_layer(const struct qcow2_layer_spec *spec,
+				      struct qcow2_reason *why)
+{
+	struct qcow2_shared *shared = alloc_shared(spec);
+	struct qcow2_image *layer;
+
+	if (!shared)
+		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
+	layer = qcow2_layer_open(spec, layers_wq, why);
+	if (IS_ERR(layer)) {
+		free_shared(shared);
+		return layer;
+	}
+	shared->layer = layer;
+	layer->shared = shared;
+	return layer;
+}
+
+/* Shares a layer, unless somebody else was faster: then his is used. */
+static struct qcow2_image *share_layer(const struct qcow2_layer_spec *spec,
+				       struct qcow2_image *layer)
+{
+	struct qcow2_image *other;
+
+	mutex_lock(&layers_lock);
+	other = find_layer(spec);
+	if (!other)
+		list_add(&layer->shared->link, &layers);
+	mutex_unlock(&layers_lock);
+	if (!other)
+		return layer;
+	close_layer(layer);
+	return other;
+}
+
+/**
+ * qcow2_layer_get() - open a layer, or share the one that is open
+ * @spec: the file, and how it is to be read
+ * @why: filled in on failure
+ *
+ * Context: sleeps, does I/O.
+ * Return: the layer, to be given back with qcow2_layer_put(), or an ERR_PTR.
+ */
+struct qcow2_image *qcow2_layer_get(const struct qcow2_layer_spec *spec,
+				    struct qcow2_reason *why)
+{
+	struct qcow2_image *layer = find_layer_unlocked(spec);
+
+	if (layer)
+		return layer;
+	layer = open_layer(spec, why);
+	return IS_ERR(layer) ? layer : share_layer(spec, layer);
+}
+
+/**
+ * qcow2_layer_put() - a layer is not used here any more
+ * @layer: from qcow2_layer_get(); nothing reads it through this chain
+ *
+ * Context: sleeps.
+ */
+void qcow2_layer_put(struct qcow2_image *layer)
+{
+	bool last;
+
+	mutex_lock(&layers_lock);
+	last = !--layer->shared->users;
+	if (last)
+		list_del(&layer->shared->link);
+	mutex_unlock(&layers_lock);
+	if (last)
+		close_layer(layer);
+}
+
+/*
+ * A chain.
+ */
+
+static bool is_raw(const struct qcow2_image *layer)
+{
+	return test_bit(QCOW2_IMAGE_RAW, &layer->flags);
+}
+
+/* Whether an image names a backing file must be whether it has got one. */
+static int check_backing(const struct qcow2_image *img, bool given,
+			 struct qcow2_reason *why)
+{
+	if (given && is_raw(img))
+		return qcow2_refuse(why, -EINVAL,
+				    "is raw, but a backing file was given for it");
+	if (given && !img->geo.has_backing)
+		return qcow2_refuse(why, -EINVAL,
+				    "image names no backing file, but one was given");
+	if (!given && img->geo.has_backing)
+		return qcow2_refuse(why, -EINVAL,
+				    "image names a backing file, which was not given");
+	return 0;
+}
+
+static int check_size(const struct qcow2_image *img, u32 block,
+		      struct qcow2_reason *why)
+{
+	u64 rest;
+
+	div64_u64_rem(img->geo.virtual_bytes, block, &rest);
+	if (!rest)
+		return 0;
+	if (block == QCOW2_SECTOR_BYTES)
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "virtual size of %llu bytes is not a multiple of %u",
+				    img->geo.virtual_bytes, block);
+	return qcow2_refuse(why, -EOPNOTSUPP,
+			    "virtual size of %llu bytes is not a multiple of %u, which direct I/O on it needs; attach without --direct-io",
+			    img->geo.virtual_bytes, block);
+}
+
+/* What direct I/O cannot do; the block device has blocks of this size too. */
+static int check_blocks(const struct qcow2_image *img, u32 block,
+			struct qcow2_reason *why)
+{
+	u32 subcluster = 1U << img->geo.subcluster_bits;
+
+	if (!is_raw(img) && subcluster < block)
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "direct I/O on it needs blocks of %u bytes, but its (sub)clusters have %u; attach without --direct-io",
+				    block, subcluster);
+	return check_size(img, block, why);
+}
+
+static u32 chain_block(const struct qcow2_image *img)
+{
+	const struct qcow2_chain *chain = &img->chain;
+	u32 block = qcow2_file_align(img->file);
+	u32 i;
+
+	for (i = 0; i < chain->nr; i++)
+		block = max(block, qcow2_file_align(chain->layers[i]->file));
+	return block;
+}
+
+static int check_chain(struct qcow2_image *img, struct qcow2_reason *why)
+{
+	const struct qcow2_chain *chain = &img->chain;
+	struct qcow2_reason rule = {};
+	int ret = 0;
+	u32 i;
+
+	/* The largest that one of its files needs, for all. */
+	img->block_bytes = chain_block(img);
+	if (!qcow2_image_is_view(img))
+		ret = check_backing(img, chain->nr, why) ?:
+		      check_blocks(img, img->block_bytes, why);
+	for (i = 0; i < chain->nr && !ret; i++) {
+		const struct qcow2_image *layer = chain->layers[i];
+
+		ret = check_backing(layer, i + 1 < chain->nr, &rule) ?:
+		      check_blocks(layer, img->block_bytes, &rule);
+		if (ret)
+			qcow2_refuse(why, ret, "%s: %s", layer->name,
+				     rule.text);
+	}
+	return ret;
+}
+
+/**
+ * qcow2_chain_init() - have an image lie on its layers
+ * @img: the image; its file is open and its geometry known
+ * @options: has the layers
+ * @why: filled in on failure
+ *
+ * On failure too qcow2_chain_exit() is due, and the references to the layers are
+ * the caller's still.
+ *
+ * Return: 0 or a negative errno.
+ */
+int qcow2_chain_init(struct qcow2_image *img,
+		     const struct qcow2_options *options,
+		     struct qcow2_reason *why)
+{
+	struct qcow2_chain *chain = &img->chain;
+
+	xa_init(&chain->depths);
+	mutex_init(&chain->lock);
+	if (options->nr_layers) {
+		chain->layers = kvmalloc_array(options->nr_layers,
+					       sizeof(*chain->layers),
+					       GFP_KERNEL);
+		if (!chain->layers)
+			return qcow2_refuse(why, -ENOMEM, "out of memory");
+		memcpy(chain->layers, options->layers,
+		       options->nr_layers * sizeof(*chain->layers));
+	}
+	chain->nr = options->nr_layers;
+	return check_chain(img, why);
+}
+
+/**
+ * struct depths_page - where the search begins, for some clusters of an image
+ * @rcu: readers are done when this has passed
+ * @depth: one more than the index of the first layer that has anything of the
+ *	cluster, 0 if that is not known
+ */
+struct depths_page {
+	struct rcu_head rcu;
+	u16 depth[1000];
+};
+
+/* Pages of an image: 8 MiB, for 256 GiB with clusters of 64 KiB. */
+#define MAX_DEPTHS_PAGES	4096
+
+/**
+ * qcow2_chain_exit() - forget what was remembered of a chain
+ * @img: the image; nothing reads it any more.  The references to its layers are
+ *	the caller's.
+ */
+void qcow2_chain_exit(struct qcow2_image *img)
+{
+	struct qcow2_chain *chain = &img->chain;
+	struct depths_page *page;
+	unsigned long index;
+
+	xa_for_each(&chain->depths, index, page)
+		kfree(page);
+	xa_destroy(&chain->depths);
+	mutex_destroy(&chain->lock);
+	kvfree(chain->layers);
+}
+
+/**
+ * qcow2_shows_backing() - can something beneath show through?
+ * @img: the image
+ * @guest_offset: in bytes
+ *
+ * Return: true unless what is not allocated there reads as zeroes for sure.
+ */
+bool qcow2_shows_backing(const struct qcow2_image *img, u64 guest_offset)
+{
+	return img->chain.nr &&
+	       guest_offset < img->chain.layers[0]->geo.virtual_bytes;
+}
+
+/*
+ * Searching.
+ */
+
+static bool is_unallocated(const struct qcow2_extent *extent)
+{
+	return extent->type == QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN ||
+	       extent->type == QCOW2_SUBCLUSTER_UNALLOCATED_ALLOC;
+}
+
+/* Behind the end of a layer are zeroes, whatever lies beneath it. */
+static int map_in_layer(struct qcow2_image *layer, u64 guest_offset, u64 bytes,
+			struct qcow2_extent *extent)
+{
+	u64 end = layer->geo.virtual_bytes;
+
+	if (guest_offset < end)
+		return qcow2_map(layer, guest_offset,
+				 min(bytes, end - guest_offset), extent);
+	*extent = (struct qcow2_extent) {
+		.type = QCOW2_SUBCLUSTER_ZERO_PLAIN,
+		.img = layer,
+		.bytes = bytes,
+	};
+	return 0;
+}
+
+/* 1 if a layer has nothing of a range, 0 if it has, or a negative errno. */
+static int has_nothing(struct qcow2_image *layer, u64 start, u64 end)
+{
+	struct qcow2_extent extent;
+	int ret;
+
+	for (; start < end; start += extent.bytes) {
+		ret = map_in_layer(layer, start, end - start, &extent);
+		if (ret)
+			return ret;
+		if (!is_unallocated(&extent))
+			return 0;
+	}
+	return 1;
+}
+
+static u32 known_depth(struct qcow2_chain *chain, u64 cluster)
+{
+	struct depths_page *page;
+	u32 index, depth = 0;
+	u64 nr = div_u64_rem(cluster, ARRAY_SIZE(page->depth), &index);
+
+	rcu_read_lock();
+	page = xa_load(&chain->depths, nr);
+	if (page)
+		depth = READ_ONCE(page->depth[index]);
+	rcu_read_unlock();
+	return depth;
+}
+
+static bool store_depth(struct qcow2_chain *chain, u64 nr, u32 index, u32 depth)
+{
+	struct depths_page *page;
+
+	rcu_read_lock();
+	page = xa_load(&chain->depths, nr);
+	if (page)
+		WRITE_ONCE(page->depth[index], depth);
+	rcu_read_unlock();
+	return page;
+}
+
+static void free_page_rcu(struct rcu_head *rcu)
+{
+	kfree(container_of(rcu, struct depths_page, rcu));
+}
+
+static void drop_a_page(struct qcow2_chain *chain)
+{
+	struct depths_page *page;
+
+	lockdep_assert_held(&chain->lock);
+	page = xa_find(&chain->depths, &chain->hand, ULONG_MAX, XA_PRESENT);
+	if (!page) {
+		chain->hand = 0;
+		page = xa_find(&chain->depths, &chain->hand, ULONG_MAX,
+			       XA_PRESENT);
+	}
+	if (!page)
+		return;
+	xa_erase(&chain->depths, chain->hand++);
+	call_rcu(&page->rcu, free_page_rcu);
+	chain->nr_pages--;
+}
+
+/* That there is no memory for it costs another search, no more. */
+static void add_page(struct qcow2_chain *chain, u64 nr)
+{
+	const gfp_t gfp = GFP_NOIO | __GFP_NOWARN | __GFP_NORETRY;
+	struct depths_page *page = kzalloc_obj(*page, gfp);
+
+	if (!page)
+		return;
+	mutex_lock(&chain->lock);
+	if (chain->nr_pages >= MAX_DEPTHS_PAGES)
+		drop_a_page(chain);
+	if (xa_insert(&chain->depths, nr, page, gfp))
+		kfree(page);
+	else
+		chain->nr_pages++;
+	mutex_unlock(&chain->lock);
+}
+
+static void remember_depth(struct qcow2_chain *chain, u64 cluster, u32 depth)
+{
+	struct depths_page *page;
+	u32 index;
+	u64 nr = div_u64_rem(cluster, ARRAY_SIZE(page->depth), &index);
+
+	if (store_depth(chain, nr, index, depth))
+		return;
+	add_page(chain, nr);
+	store_depth(chain, nr, index, depth);
+}
+
+/* The first layer that has anything of a cluster, counted from 1. */
+static int find_depth(struct qcow2_image *img, u64 cluster, u32 *depth)
+{
+	struct qcow2_chain *chain = &img->chain;
+	u64 start = cluster << img->geo.cluster_bits;
+	int ret = 1;
+	u32 i;
+
+	*depth = known_depth(chain, cluster);
+	if (*depth)
+		return 0;
+	for (i = 0; i < chain->nr; i++) {
+		ret = has_nothing(chain->layers[i], start,
+				  start + img->geo.cluster_bytes);
+		if (ret <= 0)
+			break;
+	}
+	if (ret < 0)
+		return ret;
+	*depth = i + 1;
+	remember_depth(chain, cluster, *depth);
+	return 0;
+}
+
+/*
+ * Where to begin, counted from 1; *@bytes is shortened to clusters with the same
+ * answer.  What cannot be read is found again by the search itself.
+ */
+static u32 begin_at(struct qcow2_image *img, u64 guest_offset, u64 *bytes)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u64 cluster = guest_offset >> geo->cluster_bits;
+	u64 covered = geo->cluster_bytes - qcow2_into_cluster(geo, guest_offset);
+	u32 depth, next;
+
+	if (find_depth(img, cluster, &depth))
+		depth = 1;
+	while (covered < *bytes && !find_depth(img, ++cluster, &next) &&
+	       next == depth)
+		covered += geo->cluster_bytes;
+	*bytes = min(*bytes, covered);
+	return depth;
+}
+
+static int resolve_beneath(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+			   struct qcow2_extent *extent)
+{
+	struct qcow2_chain *chain = &img->chain;
+	u32 i = 0;
+	int ret;
+
+	if (chain->nr > 1)
+		i = begin_at(img, guest_offset, &bytes) - 1;
+	for (; i < chain->nr; i++) {
+		ret = map_in_layer(chain->layers[i], guest_offset, bytes,
+				   extent);
+		if (ret || !is_unallocated(extent))
+			return ret;
+		bytes = extent->bytes;
+	}
+	*extent = (struct qcow2_extent) {
+		.type = QCOW2_SUBCLUSTER_ZERO_PLAIN,
+		.img = img,
+		.bytes = bytes,
+	};
+	return 0;
+}
+
+/**
+ * qcow2_resolve() - find out where guest data comes from
+ * @img: the image
+ * @guest_offset: first byte, inside of the virtual disk's clusters
+ * @bytes: how many bytes are of interest
+ * @extent: filled in as by qcow2_map(); what is unallocated here is so in the
+ *	whole chain, and reads as zeroes
+ *
+ * Context: as qcow2_map().
+ * Return: as qcow2_map().
+ */
+int qcow2_resolve(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+		  struct qcow2_extent *extent)
+{
+	int ret;
+
+	if (qcow2_image_is_view(img))
+		return resolve_beneath(img, guest_offset, bytes, extent);
+	ret = qcow2_map(img, guest_offset, bytes, extent);
+	if (ret || !is_unallocated(extent) || !img->chain.nr)
+		return ret;
+	return resolve_beneath(img, guest_offset, extent->bytes, extent);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_resolve);
