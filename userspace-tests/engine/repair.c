@@ -1438,6 +1438,65 @@ static void scattered_thinly(void)
 	free(v.run.dirty.buf);
 }
 
+/* Compressed data that does not fit in what is left of a host cluster. */
+static void make_compressed(const char *path)
+{
+	char raw[620];
+	const char * const convert[] = {
+		"qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o",
+		"cluster_size=4096", raw, path, NULL
+	};
+	struct shim_random r = { .state = 1 };
+	FILE *out;
+	int i;
+
+	snprintf(raw, sizeof(raw), "%s.raw", path);
+	out = must(fopen(raw, "w"));
+	for (i = 0; i < 1 << 18; i++)
+		fprintf(out, "%02llx  ", shim_below(&r, 256));
+	fclose(out);
+	if (run_program(convert, false))
+		wl_fail(0, "cannot make %s", path);
+	unlink(raw);
+}
+
+static u64 count_crossing(const struct run *run)
+{
+	u64 l2 = get64(&run->dirty, run->q.l1_offset) & OFFSET, pos, data, nr;
+	u64 crossing = 0;
+
+	for (pos = l2; pos < l2 + run->q.cluster_bytes; pos += 8) {
+		data_range(&run->q, get64(&run->dirty, pos), &data, &nr);
+		crossing += nr && data / run->q.cluster_bytes !=
+				  (data + nr - 1) / run->q.cluster_bytes;
+	}
+	return crossing;
+}
+
+static void compressed(void)
+{
+	struct run run = {};
+	struct bytes after;
+	char path[600];
+
+	wl_name_seed(0, HANG_SECONDS);
+	snprintf(path, sizeof(path), "%s/repair-%d-compressed.qcow2", work_dir,
+		 getpid());
+	make_compressed(path);
+	snprintf(run.name, sizeof(run.name), "compressed");
+	load(&run, path);
+	unlink(path);
+	if (count_crossing(&run) < 10)
+		wl_fail(0, "compressed clusters do not cross host clusters");
+	put64(&run.dirty, HEADER_INCOMPAT, DIRTY);
+	spoil_refcounts(&run, ALL_COUNTS);
+	after = repair_it(&run, &run.dirty);
+	look_at_clean(&run, &after, "the repair");
+	ask_qemu(&run, &after);
+	free(after.buf);
+	free(run.dirty.buf);
+}
+
 /*
  * Bitmaps, which our checker does not know.
  */
@@ -1555,6 +1614,7 @@ static void (* const others[])(void) = {
 	data_with_two_users,
 	copied_without_cluster,
 	scattered_thinly,
+	compressed,
 	bitmaps,
 };
 
