@@ -14,11 +14,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "chain.h"
 #include "command.h"
 #include "control.h"
 #include "device.h"
 #include "exitcode.h"
-#include "image.h"
 #include "interrupt.h"
 #include "node.h"
 #include "refusal.h"
@@ -40,6 +40,8 @@ enum {
 	OPT_PASS_DISCARD,
 	OPT_DISCARD_NO_UNREF,
 	OPT_CACHE_SIZE,
+	OPT_PROBE_BACKING,
+	OPT_SNAPSHOT,
 };
 
 static const struct option options[] = {
@@ -48,8 +50,20 @@ static const struct option options[] = {
 	{ "discard-no-unref", optional_argument, NULL, OPT_DISCARD_NO_UNREF },
 	{ "help", no_argument, NULL, 'h' },
 	{ "pass-discard", required_argument, NULL, OPT_PASS_DISCARD },
+	{ "probe-backing", no_argument, NULL, OPT_PROBE_BACKING },
 	{ "read-only", no_argument, NULL, 'r' },
+	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
 	{ }
+};
+
+/**
+ * struct attach_options - how to attach an image
+ * @control: what the kernel does
+ * @probe: open backing files whose format is not named
+ */
+struct attach_options {
+	struct control_options control;
+	bool probe;
 };
 
 static int help(void)
@@ -66,6 +80,9 @@ static int help(void)
 	     "                                  image (default: off)\n"
 	     "     --cache-size=SIZE            cap of the cache of metadata: 256K to 64G, or\n"
 	     "                                  'default' (enough, up to 32M)\n"
+	     "     --snapshot=NAME|ID           show an internal snapshot of the image, read-only\n"
+	     "     --probe-backing              look into a backing file for its format if the\n"
+	     "                                  overlay does not name it\n"
 	     " -h, --help                       show this help");
 	command_exit_codes();
 	return finish_stdout();
@@ -154,50 +171,74 @@ static int hand_over(int ctl, int index, const char *image)
 	return take_back(ctl, index, image, why);
 }
 
+/* The option that a driver may be too old for, NULL if none is used. */
+static const char *new_option(const struct control_options *how)
+{
+	if (how->cache_size && how->snapshot)
+		return "--cache-size or --snapshot";
+	if (how->snapshot)
+		return "--snapshot";
+	return how->cache_size ? "--cache-size" : NULL;
+}
+
 /*
- * A driver of before the size of the cache refuses the request as a whole, and
+ * A driver that is too old for an option refuses the request as a whole, and
  * cannot say what is the matter.
  */
 static int attach_refused(const char *image, int err,
 			  const struct control_options *how,
 			  const struct control_reason *reason)
 {
-	if (err != -E2BIG || !how->cache_size)
+	if (err == -ENOENT && how->snapshot && !reason->text[0]) {
+		complain(image, "has no snapshot '%s'; see 'qemu-img snapshot -l'",
+			 how->snapshot);
+		return EXIT_OTHER;
+	}
+	if (err != -E2BIG || !new_option(how))
 		return refused(image, err, reason);
-	complain(image, "the loaded qcow2 module does not know --cache-size; leave it out, or load the module that belongs to this qcowctl");
+	complain(image, "the loaded qcow2 module does not know %s; leave it out, or load the module that belongs to this qcowctl",
+		 new_option(how));
 	return EXIT_NO_DRIVER;
 }
 
-static int attach_open_image(int ctl, int fd, const char *image,
-			     const struct control_options *how)
+static int attach_chain(int ctl, const struct chain *chain, const char *image,
+			const struct control_options *how)
 {
 	struct control_reason reason;
 	int index, ret;
 
 	interrupts_hold();
-	index = control_attach(ctl, fd, how, &reason);
+	index = control_attach(ctl, chain->files, chain->nr, how, &reason);
 	ret = index < 0 ? attach_refused(image, index, how, &reason)
 			: hand_over(ctl, index, image);
 	interrupts_release();
 	return ret;
 }
 
-static int attach(const char *image, const struct control_options *how)
+static int attach(const char *image, const struct attach_options *how)
 {
-	int fd, ctl, ret;
+	const struct chain_options open_how = {
+		.writable = !(how->control.flags & QCOW2_ATTACH_READ_ONLY),
+		.snapshot = how->control.snapshot,
+		.probe = how->probe,
+	};
+	struct chain chain;
+	int err, ctl, ret;
 
-	fd = image_open(image, how->flags & QCOW2_ATTACH_READ_ONLY);
-	if (fd < 0)
-		return -fd;
+	err = chain_open(&chain, image, &open_how);
+	if (err) {
+		ret = -err;
+		goto close_chain;
+	}
 	ctl = control_open();
 	if (ctl < 0) {
 		ret = -ctl;
-		goto close_image;
+		goto close_chain;
 	}
-	ret = attach_open_image(ctl, fd, image, how);
+	ret = attach_chain(ctl, &chain, image, &how->control);
 	close(ctl);
-close_image:
-	close(fd);
+close_chain:
+	chain_close(&chain);
 	return ret;
 }
 
@@ -236,24 +277,40 @@ static int take_cache_size(struct control_options *how)
 	return EXIT_DONE;
 }
 
-/* Take one option.  EXIT_DONE, or what to end with. */
-static int take_option(struct control_options *how, int opt, char **argv)
+static int take_snapshot(struct control_options *how)
 {
+	if (!optarg[0] || strlen(optarg) >= QCOW2_SNAPSHOT_NAME_MAX)
+		return usage_error("attach", "--snapshot is the ID or the name of a snapshot, of 1 to %d bytes",
+				   QCOW2_SNAPSHOT_NAME_MAX - 1);
+	how->snapshot = optarg;
+	return EXIT_DONE;
+}
+
+/* Take one option.  EXIT_DONE, or what to end with. */
+static int take_option(struct attach_options *how, int opt, char **argv)
+{
+	struct control_options *control = &how->control;
+
 	switch (opt) {
 	case 'r':
-		set_flag(how, QCOW2_ATTACH_READ_ONLY, true);
+		set_flag(control, QCOW2_ATTACH_READ_ONLY, true);
 		return EXIT_DONE;
 	case OPT_DIRECT_IO:
-		set_flag(how, QCOW2_ATTACH_DIRECT_IO, true);
+		set_flag(control, QCOW2_ATTACH_DIRECT_IO, true);
 		return EXIT_DONE;
 	case OPT_PASS_DISCARD:
-		return take_switch(how, "--pass-discard",
+		return take_switch(control, "--pass-discard",
 				   QCOW2_ATTACH_NO_PASS_DISCARD, false);
 	case OPT_DISCARD_NO_UNREF:
-		return take_switch(how, "--discard-no-unref",
+		return take_switch(control, "--discard-no-unref",
 				   QCOW2_ATTACH_DISCARD_NO_UNREF, true);
 	case OPT_CACHE_SIZE:
-		return take_cache_size(how);
+		return take_cache_size(control);
+	case OPT_SNAPSHOT:
+		return take_snapshot(control);
+	case OPT_PROBE_BACKING:
+		how->probe = true;
+		return EXIT_DONE;
 	default:
 		return usage_bad_option(argv[0], opt, argv, LETTERS);
 	}
@@ -261,7 +318,7 @@ static int take_option(struct control_options *how, int opt, char **argv)
 
 static int run(int argc, char **argv)
 {
-	struct control_options how = { .flags = 0 };
+	struct attach_options how = { .probe = false };
 	int opt, err;
 
 	while ((opt = getopt_long(argc, argv, LETTERS, options, NULL)) != -1) {
@@ -271,6 +328,9 @@ static int run(int argc, char **argv)
 		if (err)
 			return err;
 	}
+	/* A snapshot is never written. */
+	if (how.control.snapshot)
+		set_flag(&how.control, QCOW2_ATTACH_READ_ONLY, true);
 	err = usage_operands(argv[0], argc, argv, 1, 1, "IMAGE");
 	return err ? err : attach(argv[optind], &how);
 }

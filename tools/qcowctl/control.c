@@ -49,22 +49,21 @@ static int request(int ctl, unsigned long number, void *arg)
 	return node_ioctl(ctl, number, arg) < 0 ? -errno : 0;
 }
 
-int control_attach(int ctl, int image, const struct control_options *options,
+int control_attach(int ctl, const struct qcow2_ctl_file *files,
+		   unsigned int nr_files,
+		   const struct control_options *options,
 		   struct control_reason *reason)
 {
-	struct qcow2_ctl_file file = {
-		.fd = image,
-		.format = QCOW2_FILE_QCOW2,
-	};
 	struct qcow2_ctl_attach arg = {
 		.size = sizeof(arg),
 		.flags = options->flags,
 		.index = -1,
-		.nr_files = 1,
-		.files = user_pointer(&file),
+		.nr_files = nr_files,
+		.files = user_pointer(files),
 		.reason = user_pointer(reason->text),
 		.reason_size = sizeof(reason->text),
 		.cache_size = options->cache_size,
+		.snapshot = user_pointer(options->snapshot),
 	};
 	int err;
 

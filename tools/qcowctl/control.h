@@ -20,10 +20,12 @@ struct control_reason {
  * struct control_options - how to attach an image
  * @flags: set of enum qcow2_attach_flags
  * @cache_size: cap of the metadata cache in bytes, 0 for the kernel's default
+ * @snapshot: ID or name of the internal snapshot to attach, or NULL
  */
 struct control_options {
 	unsigned int flags;
 	uint64_t cache_size;
+	const char *snapshot;
 };
 
 /**
@@ -55,14 +57,18 @@ int control_open(void);
 /**
  * control_attach - attach an open image to the lowest free device
  * @ctl: descriptor of the control node
- * @image: descriptor of the image file
+ * @files: the image and the files that it needs
+ * @nr_files: how many
  * @options: how
  * @reason: out: words of the kernel if it refuses
  *
  * Return: the number of the device, or a negative errno; -E2BIG from a driver
- * that is too old to know the size of the cache, if one is asked for.
+ * that is too old to know the size of the cache or snapshots, if it is asked
+ * for them.
  */
-int control_attach(int ctl, int image, const struct control_options *options,
+int control_attach(int ctl, const struct qcow2_ctl_file *files,
+		   unsigned int nr_files,
+		   const struct control_options *options,
 		   struct control_reason *reason);
 
 /* Detach device @index.  Returns 0 or a negative errno. */

@@ -8,10 +8,11 @@
  * @EXIT_OTHER: any other failure, of the system or in reading and writing; a
  *	detach that failed so can be tried again, the device is still there
  * @EXIT_USAGE: the command line is wrong
- * @EXIT_IMAGE_OPEN: the image file cannot be opened
+ * @EXIT_IMAGE_OPEN: the image, or a file that it refers to, cannot be opened
  * @EXIT_IMAGE_INVALID: the file is not a valid qcow2 image, or it is damaged
  * @EXIT_IMAGE_UNSUPPORTED: the image needs a feature that the driver lacks
- * @EXIT_BUSY: the device is in use, or the image is attached already
+ * @EXIT_BUSY: the device is in use, or the image is attached already or used
+ *	by QEMU
  * @EXIT_NO_DEVICE: there is no such device
  * @EXIT_NO_DRIVER: the driver is not there, or may not be controlled
  * @EXIT_LOST: the device is detached, but its image must be checked

@@ -28,6 +28,11 @@ int node_stat(const char *path, struct stat *st)
 	return stat(path, st);
 }
 
+int node_lock(int fd, int command, struct flock *lock)
+{
+	return fcntl(fd, command, lock);
+}
+
 int node_readlink(const char *path, char *target, size_t size)
 {
 	ssize_t len = readlink(path, target, size);

@@ -102,11 +102,26 @@ void base_choose(struct base_options *o, u64 seed)
 
 void base_describe(const struct base_options *o, char *text, size_t bytes)
 {
-	snprintf(text, bytes, "v%u-c%u-r%u-%llu%s%s%s%s%s-%llu", o->version,
+	snprintf(text, bytes, "v%u-c%u-r%u-%llu%s%s%s%s%s%s%s-%llu", o->version,
 		 o->cluster_bits, o->refcount_bits, o->virtual_bytes,
 		 o->extl2 ? "-extl2" : "", o->lazy ? "-lazy" : "",
 		 o->metadata ? "-meta" : "", o->snapshot ? "-snap" : "",
-		 o->filled ? "-filled" : "", o->seed);
+		 o->filled ? "-filled" : "", o->compressed ? "-compressed" : "",
+		 o->zstd ? "-zstd" : "", o->seed);
+}
+
+static void format_options(const struct base_options *o, char *text,
+			   size_t bytes)
+{
+	snprintf(text, bytes, "compat=%s,cluster_size=%u,preallocation=%s%s%s",
+		 o->version == 3 ? "1.1" : "0.10", 1U << o->cluster_bits,
+		 o->metadata ? "metadata" : "off",
+		 o->extl2 ? ",extended_l2=on" : "",
+		 o->zstd ? ",compression_type=zstd" : "");
+	if (o->version == 3)
+		snprintf(text + strlen(text), bytes - strlen(text),
+			 ",refcount_bits=%u,lazy_refcounts=%s",
+			 o->refcount_bits, o->lazy ? "on" : "off");
 }
 
 static int create(const struct base_options *o, const char *path)
@@ -117,18 +132,63 @@ static int create(const struct base_options *o, const char *path)
 		size, NULL
 	};
 
-	snprintf(options, sizeof(options),
-		 "compat=%s,cluster_size=%u,preallocation=%s%s",
-		 o->version == 3 ? "1.1" : "0.10", 1U << o->cluster_bits,
-		 o->metadata ? "metadata" : "off",
-		 o->extl2 ? ",extended_l2=on" : "");
-	if (o->version == 3)
-		snprintf(options + strlen(options),
-			 sizeof(options) - strlen(options),
-			 ",refcount_bits=%u,lazy_refcounts=%s",
-			 o->refcount_bits, o->lazy ? "on" : "off");
+	format_options(o, options, sizeof(options));
 	snprintf(size, sizeof(size), "%llu", o->virtual_bytes);
 	return run_program(argv, false);
+}
+
+/* From what cannot be compressed to what hardly takes a byte. */
+static void make_data(struct shim_random *r, unsigned char *buf, u64 bytes)
+{
+	unsigned int alphabet = 1 + shim_below(r, 256), repeat = 0;
+	u64 pos;
+
+	if (shim_below(r, 2))
+		repeat = 1 + shim_below(r, 40000);
+	for (pos = 0; pos < bytes; pos++)
+		buf[pos] = repeat && pos >= repeat ? buf[pos - repeat] :
+						     shim_below(r, alphabet);
+}
+
+static int write_raw(const struct base_options *o, struct shim_random *r,
+		     const char *path)
+{
+	u64 cluster = 1ULL << o->cluster_bits, pos, n;
+	unsigned char *disk = must(calloc(1, o->virtual_bytes));
+	FILE *file = fopen(path, "wb");
+	int error = !file;
+
+	for (pos = 0; pos < o->virtual_bytes; pos += n) {
+		n = cluster * (1 + shim_below(r, 3)) / (1 + shim_below(r, 3));
+		n = n > o->virtual_bytes - pos ? o->virtual_bytes - pos : n;
+		if (shim_below(r, 8))
+			make_data(r, disk + pos, n);
+	}
+	if (file) {
+		error = fwrite(disk, 1, o->virtual_bytes, file) !=
+			o->virtual_bytes;
+		error |= fclose(file);
+	}
+	free(disk);
+	return error ? -1 : 0;
+}
+
+static int create_compressed(const struct base_options *o,
+			     struct shim_random *r, const char *path)
+{
+	char options[256], raw[700];
+	const char * const argv[] = {
+		"qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o",
+		options, raw, path, NULL
+	};
+	int error;
+
+	snprintf(raw, sizeof(raw), "%s.raw", path);
+	format_options(o, options, sizeof(options));
+	error = write_raw(o, r, raw);
+	error = error ? error : run_program(argv, false);
+	unlink(raw);
+	return error;
 }
 
 /* A range for qemu-io: most of them whole clusters, some not. */
@@ -223,7 +283,7 @@ static int make(const struct base_options *o, const char *path)
 		"qemu-img", "snapshot", "-c", "first", path, NULL
 	};
 
-	if (create(o, path))
+	if (o->compressed ? create_compressed(o, &r, path) : create(o, path))
 		return -1;
 	if (o->filled && fill(o, &r, path))
 		return -1;

@@ -20,6 +20,8 @@
  * @snapshot: has an internal snapshot
  * @filled: has data, and zero clusters with and without a host cluster
  * @virtual_bytes: size of the disk
+ * @compressed: begins as `qemu-img convert -c` of data of all sorts
+ * @zstd: compressed clusters are zstd frames; zlib otherwise
  * @seed: of what it is filled with
  */
 struct base_options {
@@ -31,6 +33,8 @@ struct base_options {
 	bool metadata;
 	bool snapshot;
 	bool filled;
+	bool compressed;
+	bool zstd;
 	u64 virtual_bytes;
 	u64 seed;
 };

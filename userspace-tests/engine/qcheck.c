@@ -10,6 +10,7 @@
  */
 
 #include "qcheck.h"
+#include "qcodec.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -26,7 +27,10 @@
 
 #define INCOMPAT_DIRTY		(1ULL << 0)
 #define INCOMPAT_CORRUPT	(1ULL << 1)
+#define INCOMPAT_COMPRESSION	(1ULL << 3)
 #define INCOMPAT_EXTL2		(1ULL << 4)
+
+#define COMPRESSION_ZSTD	1
 
 /*
  * Bytes of the file.
@@ -62,8 +66,11 @@ static const char *check_header(const struct qimg *q)
 	if (q->cluster_bits < 9 || q->cluster_bits > 21)
 		return "cluster_bits out of range";
 	if (q->incompatible & ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT |
-				INCOMPAT_EXTL2))
+				INCOMPAT_COMPRESSION | INCOMPAT_EXTL2))
 		return "incompatible feature that the checker does not know";
+	if (q->incompatible & INCOMPAT_COMPRESSION &&
+	    get_be(q, 104, 1) != COMPRESSION_ZSTD)
+		return "compression type that the checker does not know";
 	if (q->refcount_bits > 64)
 		return "refcount_order out of range";
 	if (into_cluster(q, q->l1_offset) ||
@@ -106,8 +113,19 @@ const char *qimg_open(struct qimg *q, const void *buf, size_t bytes)
 		q->refcount_bits = 1U << (get_be(q, 96, 4) & 7);
 	}
 	q->extl2 = q->incompatible & INCOMPAT_EXTL2;
+	q->zstd = q->incompatible & INCOMPAT_COMPRESSION;
 	q->entry_bytes = q->extl2 ? 16 : 8;
 	return check_header(q);
+}
+
+void qimg_compressed_range(const struct qimg *q, uint64_t entry,
+			   uint64_t *offset, size_t *bytes)
+{
+	unsigned int x = 62 - (q->cluster_bits - 8);
+	uint64_t sectors = (entry & ~(COPIED | COMPRESSED)) >> x;
+
+	*offset = entry & ((1ULL << x) - 1);
+	*bytes = (sectors + 1) * 512 - (*offset & 511);
 }
 
 /*
@@ -236,15 +254,14 @@ static void check_copied(struct checker *c, const char *what, uint64_t entry)
 
 static void check_compressed(struct checker *c, uint64_t entry)
 {
-	unsigned int x = 62 - (c->q->cluster_bits - 8);
-	uint64_t offset = entry & ((1ULL << x) - 1);
-	uint64_t sectors = (entry & ~(COPIED | COMPRESSED)) >> x;
+	uint64_t offset;
+	size_t bytes;
 
 	if (entry & COPIED)
 		corruption(c, "compressed entry 0x%llx is COPIED",
 			   (unsigned long long)entry);
-	refer(c, offset, (sectors + 1) * 512 - (offset & 511),
-	      KIND_COMPRESSED);
+	qimg_compressed_range(c->q, entry, &offset, &bytes);
+	refer(c, offset, bytes, KIND_COMPRESSED);
 }
 
 static void check_bitmap(struct checker *c, uint64_t entry, uint64_t bitmap)
@@ -461,6 +478,27 @@ static void get_bytes(const struct qimg *q, uint64_t offset, size_t bytes,
 	memset(to + n, 0, bytes - n);
 }
 
+static const char *read_compressed(const struct qimg *q, uint64_t entry,
+				   uint64_t in, size_t bytes, unsigned char *to)
+{
+	unsigned char *stream, *cluster = malloc(q->cluster_bytes);
+	uint64_t offset;
+	size_t length;
+	bool ok;
+
+	qimg_compressed_range(q, entry, &offset, &length);
+	stream = malloc(length);
+	if (!stream || !cluster)
+		abort();
+	get_bytes(q, offset, length, stream);
+	ok = qcodec_decompress(q->zstd, stream, length, cluster,
+			       q->cluster_bytes);
+	memcpy(to, cluster + in, bytes);
+	free(stream);
+	free(cluster);
+	return ok ? NULL : "damaged compressed cluster";
+}
+
 static const char *read_mapped(const struct qimg *q, uint64_t entry,
 			       uint64_t bitmap, uint64_t in, size_t bytes,
 			       unsigned char *to)
@@ -470,7 +508,7 @@ static const char *read_mapped(const struct qimg *q, uint64_t entry,
 	bool alloc = q->extl2 ? bitmap >> sub & 1 : (entry & OFFSET) && !zero;
 
 	if (entry & COMPRESSED)
-		return "compressed clusters are not known to the reader";
+		return read_compressed(q, entry, in, bytes, to);
 	if (alloc && zero)
 		return "subcluster is allocated and zero";
 	if (alloc && into_cluster(q, entry & OFFSET))
@@ -482,21 +520,28 @@ static const char *read_mapped(const struct qimg *q, uint64_t entry,
 	return NULL;
 }
 
+uint64_t qimg_l2_entry(const struct qimg *q, uint64_t offset)
+{
+	uint64_t entries = q->cluster_bytes / q->entry_bytes;
+	uint64_t cluster = offset >> q->cluster_bits;
+	uint64_t l1 = get64(q, q->l1_offset + cluster / entries * 8) & OFFSET;
+
+	return l1 ? l1 + cluster % entries * q->entry_bytes : 0;
+}
+
 static const char *read_piece(const struct qimg *q, uint64_t offset,
 			      size_t bytes, unsigned char *to)
 {
 	uint64_t entries = q->cluster_bytes / q->entry_bytes;
-	uint64_t cluster = offset >> q->cluster_bits;
-	uint64_t l1, pos;
+	uint64_t pos;
 
-	if (cluster / entries >= q->l1_entries)
+	if ((offset >> q->cluster_bits) / entries >= q->l1_entries)
 		return "the L1 table is too short";
-	l1 = get64(q, q->l1_offset + cluster / entries * 8) & OFFSET;
-	if (!l1) {
+	pos = qimg_l2_entry(q, offset);
+	if (!pos) {
 		memset(to, 0, bytes);
 		return NULL;
 	}
-	pos = l1 + cluster % entries * q->entry_bytes;
 	return read_mapped(q, get64(q, pos), q->extl2 ? get64(q, pos + 8) : 0,
 			   into_cluster(q, offset), bytes, to);
 }

@@ -24,6 +24,7 @@ struct qimg {
 	uint64_t cluster_bytes;
 	unsigned int refcount_bits;
 	bool extl2;
+	bool zstd;
 	unsigned int entry_bytes;
 	uint64_t virtual_bytes;
 	uint64_t l1_offset;
@@ -74,6 +75,11 @@ enum qkind {
 unsigned char *qimg_kinds(const struct qimg *q, size_t *nr);
 /* The image as the first internal snapshot is; false if there is none. */
 bool qimg_snapshot(const struct qimg *q, struct qimg *snapshot);
+/* Where in the file the L2 entry of a guest offset is, 0 if nowhere. */
+uint64_t qimg_l2_entry(const struct qimg *q, uint64_t offset);
+/* Where the cluster is of which an L2 entry says that it is compressed. */
+void qimg_compressed_range(const struct qimg *q, uint64_t entry,
+			   uint64_t *offset, size_t *bytes);
 /* NULL, or why it cannot be read. Within the virtual size. */
 const char *qimg_read(const struct qimg *q, uint64_t offset, size_t bytes,
 		      void *to);

@@ -7,6 +7,7 @@
 #include <linux/mempool.h>
 #include <linux/slab.h>
 #include <linux/string.h>
+#include <linux/vmalloc.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
@@ -137,6 +138,16 @@ unsigned long shim_get_pages(gfp_t gfp, unsigned int order)
 	if (shall_fail(gfp))
 		return 0;
 	return (unsigned long)fill(aligned_alloc(PAGE_SIZE, bytes), bytes, gfp);
+}
+
+void *__vmalloc(size_t bytes, gfp_t gfp)
+{
+	size_t whole = (bytes + PAGE_SIZE - 1) & PAGE_MASK;
+
+	check_gfp(gfp);
+	if (shall_fail(gfp))
+		return NULL;
+	return fill(aligned_alloc(PAGE_SIZE, whole), whole, gfp);
 }
 
 void *memchr_inv(const void *from, int c, size_t bytes)

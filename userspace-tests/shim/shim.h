@@ -78,6 +78,12 @@ u64 shim_works_begun(void);
 /* Such a place, for what is not in the shim. */
 void shim_point(void);
 
+/*
+ * From the call behind @calls more on fatal_signal_pending() is true; U64_MAX:
+ * never, as at the start.
+ */
+void shim_kill_after(u64 calls);
+
 /* ---- random numbers: small, seeded, one state for each user ---- */
 
 struct shim_random {

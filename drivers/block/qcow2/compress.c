@@ -1,27 +1,710 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Compressed clusters.
+ * Compressed clusters: reading them.
  */
 
+/**
+ * DOC: compressed clusters
+ *
+ * A compressed cluster is read and decompressed as a whole, into one of a few
+ * buffers, in which it stays for those who want another part of it.  Whoever
+ * comes first puts the empty buffer where others find it; they wait for that
+ * one, and only for it.  No lock is held across I/O or decompression, so as
+ * many clusters are decompressed at once as there are CPUs.
+ *
+ * That takes two sorts of memory, neither of which there is before the first
+ * compressed cluster is read, for most images have none: clusters, and jobs
+ * (room for a stream, and what the codec works in).  The first one of each is
+ * waited for, and stays as long as the image is open.  From then on a read needs
+ * no memory to proceed: without it, it waits for one of those that there are,
+ * and whoever has one waits for nothing but I/O.  Clusters are reused when there
+ * are enough of them, the coldest first; the system may ask for all but one.
+ *
+ * A cluster is found by its L2 entry, without the flags.  The entry may come to
+ * mean other bytes when its host clusters were freed, so whoever frees them
+ * calls qcow2_compress_forget() before they can be used again.  Nobody who
+ * began to read before does so still, for readers are in an epoch.
+ *
+ * Nothing that an image says decides how much memory is taken or how long it
+ * takes, but its cluster size: no stream that is much longer than a cluster is
+ * read to its end, and no codec writes more than a cluster.  A stream that is
+ * damaged is an error of its cluster; the image does not fail for it, which no
+ * metadata depends on.
+ */
+
+#include <linux/bvec.h>
+#include <linux/completion.h>
+#include <linux/cpumask.h>
 #include <linux/errno.h>
+#include <linux/gfp.h>
+#include <linux/kernel.h>
+#include <linux/math.h>
+#include <linux/minmax.h>
+#include <linux/mm.h>
 #include <linux/printk.h>
 #include <linux/ratelimit.h>
+#include <linux/shrinker.h>
+#include <linux/slab.h>
+#include <linux/uio.h>
+#include <linux/vmalloc.h>
 
+#include "codec.h"
 #include "image.h"
 
+/* Decompressed clusters of an image take so much, if these are 4 or more. */
+#define CACHE_BYTES	SZ_4M
+#define MIN_CLUSTERS	4U
+#define MAX_CLUSTERS	256U
+
+/* While one waits for I/O, another one can use its CPU. */
+#define JOBS_PER_CPU	2U
+
+/*
+ * With no memory to be had easily, one rather waits for what there is; but
+ * without the first ones there is nothing to wait for.
+ */
+#define GFP_MORE	(GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN)
+#define GFP_FIRST	(GFP_NOIO | __GFP_NOFAIL)
+
 /**
- * qcow2_compressed_read() - read of a compressed cluster
- * @img: the image or layer
- * @word: the L2 entry
- * @into: first byte in the cluster
- * @to: where to
+ * struct cluster - a decompressed cluster, or one that is about to be
+ * @hash: in its bucket; empty if nobody is to find it
+ * @idle: in the list of clusters that nobody uses
+ * @users: those who read it
+ * @word: its L2 entry, without flags
+ * @error: set before @loaded completes: why it cannot be read
+ * @loaded: completes when @data or @error is valid
+ * @data: the cluster
+ */
+struct cluster {
+	struct list_head hash;
+	struct list_head idle;
+	unsigned int users;
+	u64 word;
+	int error;
+	struct completion loaded;
+	void *data;
+};
+
+/**
+ * struct job - what it takes to decompress a cluster
+ * @idle: in the list of jobs that nobody uses
+ * @stream: room for the sectors of a stream
+ * @bv: the pages of @stream
+ * @workspace: for the codec
+ */
+struct job {
+	struct list_head idle;
+	void *stream;
+	struct bio_vec *bv;
+	void *workspace;
+};
+
+/*
+ * Memory.
+ */
+
+/*
+ * What is read of a stream.  Data that cannot be compressed grows by far less in
+ * any codec; what is longer was made to be.
+ */
+static u32 max_stream_bytes(const struct qcow2_geometry *geo)
+{
+	return geo->cluster_bytes + geo->cluster_bytes / 4;
+}
+
+/* The blocks that a stream of that length may touch, in pages. */
+static unsigned int stream_pages(struct qcow2_image *img)
+{
+	return DIV_ROUND_UP(max_stream_bytes(&img->geo) +
+			    2 * qcow2_file_align(img->file), PAGE_SIZE);
+}
+
+static void free_job(struct job *job)
+{
+	kvfree(job->workspace);
+	kvfree(job->bv);
+	vfree(job->stream);
+	kfree(job);
+}
+
+static struct job *alloc_job(struct qcow2_image *img, gfp_t gfp)
+{
+	unsigned int i, pages = stream_pages(img);
+	struct job *job = kzalloc_obj(*job, gfp);
+
+	if (!job)
+		return NULL;
+	job->stream = __vmalloc(pages * PAGE_SIZE, gfp);
+	job->bv = kvmalloc_array(pages, sizeof(*job->bv), gfp);
+	job->workspace = kvmalloc(img->compress.codec->workspace_bytes(), gfp);
+	if (!job->stream || !job->bv || !job->workspace) {
+		free_job(job);
+		return NULL;
+	}
+	for (i = 0; i < pages; i++)
+		bvec_set_page(&job->bv[i],
+			      vmalloc_to_page(job->stream + i * PAGE_SIZE),
+			      PAGE_SIZE, 0);
+	return job;
+}
+
+static void free_cluster(struct cluster *cluster)
+{
+	kvfree(cluster->data);
+	kfree(cluster);
+}
+
+static struct cluster *alloc_cluster(struct qcow2_image *img, gfp_t gfp)
+{
+	struct cluster *cluster = kzalloc_obj(*cluster, gfp);
+
+	if (!cluster)
+		return NULL;
+	cluster->data = kvmalloc(img->geo.cluster_bytes, gfp);
+	if (!cluster->data) {
+		kfree(cluster);
+		return NULL;
+	}
+	INIT_LIST_HEAD(&cluster->hash);
+	INIT_LIST_HEAD(&cluster->idle);
+	init_completion(&cluster->loaded);
+	return cluster;
+}
+
+/*
+ * A stock: all jobs of an image, or all its clusters.  Its users take what is
+ * idle, make another one while there are not too many, or wait.
+ */
+
+static void stock_init(struct qcow2_stock *stock, unsigned int max)
+{
+	INIT_LIST_HEAD(&stock->idle);
+	stock->max = max;
+}
+
+static bool stock_has_room(const struct qcow2_stock *stock)
+{
+	return stock->nr < stock->max;
+}
+
+/* The caller will make one; how hard to try. */
+static gfp_t stock_begin(struct qcow2_compress *comp, struct qcow2_stock *stock)
+{
+	lockdep_assert_held(&comp->lock);
+	WRITE_ONCE(stock->nr, stock->nr + 1);
+	return stock->nr == 1 ? GFP_FIRST : GFP_MORE;
+}
+
+/* It could not be made, or is no more. */
+static void stock_remove(struct qcow2_compress *comp, struct qcow2_stock *stock)
+{
+	lockdep_assert_held(&comp->lock);
+	WRITE_ONCE(stock->nr, stock->nr - 1);
+}
+
+static struct list_head *stock_take(struct qcow2_compress *comp,
+				    struct qcow2_stock *stock)
+{
+	struct list_head *idle = stock->idle.next;
+
+	lockdep_assert_held(&comp->lock);
+	if (list_empty(&stock->idle))
+		return NULL;
+	list_del_init(idle);
+	WRITE_ONCE(stock->nr_idle, stock->nr_idle - 1);
+	return idle;
+}
+
+/* Gives back what stock_wait() waits for; @cold is taken before others. */
+static void stock_give(struct qcow2_compress *comp, struct qcow2_stock *stock,
+		       struct list_head *idle, bool cold)
+{
+	lockdep_assert_held(&comp->lock);
+	if (cold)
+		list_add(idle, &stock->idle);
+	else
+		list_add_tail(idle, &stock->idle);
+	WRITE_ONCE(stock->nr_idle, stock->nr_idle + 1);
+	wake_up(&comp->wait);
+}
+
+/* Until one is idle, or the first has to be made again. */
+static void stock_wait(struct qcow2_compress *comp, struct qcow2_stock *stock)
+{
+	wait_event(comp->wait, READ_ONCE(stock->nr_idle) ||
+			       !READ_ONCE(stock->nr));
+}
+
+/*
+ * Jobs.
+ */
+
+static struct job *take_job(struct qcow2_compress *comp, gfp_t *gfp)
+{
+	struct list_head *idle;
+
+	*gfp = 0;
+	spin_lock(&comp->lock);
+	idle = stock_take(comp, &comp->jobs);
+	if (!idle && stock_has_room(&comp->jobs))
+		*gfp = stock_begin(comp, &comp->jobs);
+	spin_unlock(&comp->lock);
+	return idle ? list_entry(idle, struct job, idle) : NULL;
+}
+
+static struct job *get_job(struct qcow2_image *img)
+{
+	struct qcow2_compress *comp = &img->compress;
+	struct job *job;
+	gfp_t gfp;
+
+	for (;;) {
+		job = take_job(comp, &gfp);
+		if (!job && gfp)
+			job = alloc_job(img, gfp);
+		if (job)
+			return job;
+		if (gfp) {
+			spin_lock(&comp->lock);
+			stock_remove(comp, &comp->jobs);
+			spin_unlock(&comp->lock);
+		}
+		stock_wait(comp, &comp->jobs);
+	}
+}
+
+static void put_job(struct qcow2_compress *comp, struct job *job)
+{
+	spin_lock(&comp->lock);
+	/* The one whose memory is in the CPU's cache is the next to be used. */
+	stock_give(comp, &comp->jobs, &job->idle, true);
+	spin_unlock(&comp->lock);
+}
+
+/*
+ * Clusters.
+ */
+
+static struct list_head *bucket_of(struct qcow2_compress *comp, u64 word)
+{
+	return &comp->buckets[(word >> 9) % QCOW2_COMPRESS_BUCKETS];
+}
+
+static struct cluster *find_cluster(struct qcow2_compress *comp, u64 word)
+{
+	struct cluster *cluster;
+
+	lockdep_assert_held(&comp->lock);
+	list_for_each_entry(cluster, bucket_of(comp, word), hash) {
+		if (cluster->word != word)
+			continue;
+		if (!cluster->users++) {
+			list_del_init(&cluster->idle);
+			WRITE_ONCE(comp->clusters.nr_idle,
+				   comp->clusters.nr_idle - 1);
+		}
+		return cluster;
+	}
+	return NULL;
+}
+
+/* Has @cluster found by @word; its user has to load it. */
+static void insert_cluster(struct qcow2_compress *comp, struct cluster *cluster,
+			   u64 word)
+{
+	lockdep_assert_held(&comp->lock);
+	list_del(&cluster->hash);
+	list_add(&cluster->hash, bucket_of(comp, word));
+	cluster->word = word;
+	cluster->users = 1;
+	cluster->error = 0;
+	reinit_completion(&cluster->loaded);
+}
+
+/**
+ * struct wanted - a cluster that is looked for
+ * @word: its L2 entry, without flags
+ * @fresh: memory for it, of which the stock knows, or NULL
+ * @mine: the caller has to load it
+ * @gfp: if there is no cluster to be had: how to make one, 0 for not at all
+ */
+struct wanted {
+	u64 word;
+	struct cluster *fresh;
+	bool mine;
+	gfp_t gfp;
+};
+
+/* The cluster, or memory for it, if it is there. */
+static struct cluster *take_cluster(struct qcow2_compress *comp,
+				    struct wanted *wanted, bool make)
+{
+	struct cluster *cluster;
+	struct list_head *idle;
+
+	lockdep_assert_held(&comp->lock);
+	wanted->gfp = 0;
+	cluster = find_cluster(comp, wanted->word);
+	if (cluster)
+		return cluster;
+	if (wanted->fresh) {
+		cluster = wanted->fresh;
+		wanted->fresh = NULL;
+	} else if (make && stock_has_room(&comp->clusters)) {
+		wanted->gfp = stock_begin(comp, &comp->clusters);
+		return NULL;
+	} else {
+		idle = stock_take(comp, &comp->clusters);
+		if (!idle)
+			return NULL;
+		cluster = list_entry(idle, struct cluster, idle);
+	}
+	insert_cluster(comp, cluster, wanted->word);
+	wanted->mine = true;
+	return cluster;
+}
+
+/* Takes or makes a cluster for @wanted; NULL if all are in use. */
+static struct cluster *try_cluster(struct qcow2_image *img,
+				   struct wanted *wanted)
+{
+	struct qcow2_compress *comp = &img->compress;
+	struct cluster *cluster;
+
+	spin_lock(&comp->lock);
+	cluster = take_cluster(comp, wanted, true);
+	spin_unlock(&comp->lock);
+	if (!wanted->gfp)
+		return cluster;
+	wanted->fresh = alloc_cluster(img, wanted->gfp);
+	spin_lock(&comp->lock);
+	if (!wanted->fresh)
+		stock_remove(comp, &comp->clusters);
+	cluster = take_cluster(comp, wanted, false);
+	/* Another one has come first. */
+	if (wanted->fresh)
+		stock_give(comp, &comp->clusters, &wanted->fresh->idle, true);
+	spin_unlock(&comp->lock);
+	return cluster;
+}
+
+static struct cluster *get_cluster(struct qcow2_image *img, u64 word,
+				   bool *mine)
+{
+	struct wanted wanted = { .word = word };
+	struct cluster *cluster;
+
+	for (;;) {
+		cluster = try_cluster(img, &wanted);
+		if (cluster)
+			break;
+		stock_wait(&img->compress, &img->compress.clusters);
+	}
+	*mine = wanted.mine;
+	return cluster;
+}
+
+static void put_cluster(struct qcow2_compress *comp, struct cluster *cluster)
+{
+	spin_lock(&comp->lock);
+	if (!--cluster->users)
+		stock_give(comp, &comp->clusters, &cluster->idle,
+			   list_empty(&cluster->hash));
+	spin_unlock(&comp->lock);
+}
+
+/*
+ * Loading.
+ */
+
+/* Says once for all who wait for a cluster why they do not get it. */
+static int cannot_read(struct qcow2_image *img, u64 offset, u32 bytes,
+		       const char *why)
+{
+	pr_err_ratelimited("qcow2: %s: the compressed cluster at host offset 0x%llx (up to %u bytes) cannot be read: %s\n",
+			   img->name, offset, bytes, why);
+	return -EIO;
+}
+
+/* Reads the blocks with @bytes bytes at @offset, which begin at *@stream then. */
+static int read_stream(struct qcow2_image *img, struct job *job, u64 offset,
+		       u32 bytes, void **stream)
+{
+	u32 align = qcow2_file_align(img->file);
+	u64 start = round_down(offset, (u64)align);
+	size_t length = round_up(offset + bytes, (u64)align) - start;
+	struct iov_iter iter;
+
+	*stream = job->stream + (offset - start);
+	iov_iter_bvec(&iter, ITER_DEST, job->bv,
+		      DIV_ROUND_UP(length, PAGE_SIZE), length);
+	return qcow2_file_rw(img->file, false, start, &iter);
+}
+
+static int decompress(struct qcow2_image *img, struct job *job, u64 word,
+		      void *data)
+{
+	const struct qcow2_codec *codec = img->compress.codec;
+	void *stream;
+	u64 offset;
+	u32 bytes;
+
+	qcow2_compressed_range(&img->geo, word, &offset, &bytes);
+	bytes = min(bytes, max_stream_bytes(&img->geo));
+	if (offset >= qcow2_file_bytes(img->file))
+		return cannot_read(img, offset, bytes,
+				   "it lies behind the end of the file");
+	if (read_stream(img, job, offset, bytes, &stream))
+		return cannot_read(img, offset, bytes, "I/O error");
+	if (codec->decompress(job->workspace, stream, bytes, data,
+			      img->geo.cluster_bytes))
+		return cannot_read(img, offset, bytes,
+				   "it is damaged; run 'qemu-img check'");
+	return 0;
+}
+
+static void load(struct qcow2_image *img, struct cluster *cluster)
+{
+	struct qcow2_compress *comp = &img->compress;
+	struct job *job = get_job(img);
+	int error;
+
+	error = decompress(img, job, cluster->word, cluster->data);
+	put_job(comp, job);
+	spin_lock(&comp->lock);
+	cluster->error = error;
+	/* The next one to come shall try again. */
+	if (error)
+		list_del_init(&cluster->hash);
+	WRITE_ONCE(comp->loads, comp->loads + 1);
+	spin_unlock(&comp->lock);
+	complete_all(&cluster->loaded);
+}
+
+/**
+ * qcow2_compressed_read() - read a part of a compressed cluster
+ * @img: the image
+ * @word: L2 entry of the cluster
+ * @into: first byte, from the start of the cluster
+ * @to: bvecs to be filled; its count is the number of bytes, which are all in
+ *	the cluster.  Advanced.
  *
- * Return: -EOPNOTSUPP.
+ * QEMU: qcow2_co_preadv_compressed().
+ *
+ * Context: sleeps, does I/O; needs no memory to proceed.  In an epoch, which
+ * was entered before @word was looked up.
+ * Return: 0, or -EIO if the cluster cannot be read, which was logged then.
  */
 int qcow2_compressed_read(struct qcow2_image *img, u64 word, u32 into,
 			  struct iov_iter *to)
 {
-	pr_err_ratelimited("qcow2: %s: there are compressed clusters, which this driver does not serve yet; 'qemu-img convert' the image\n",
-			   img->name);
-	return -EOPNOTSUPP;
+	size_t bytes = iov_iter_count(to);
+	struct cluster *cluster;
+	bool mine;
+	int ret;
+
+	if (WARN_ON_ONCE(into > img->geo.cluster_bytes ||
+			 bytes > img->geo.cluster_bytes - into))
+		return -EIO;
+	cluster = get_cluster(img, word & ~(QCOW2_OFLAG_COPIED |
+					    QCOW2_OFLAG_COMPRESSED), &mine);
+	if (mine)
+		load(img, cluster);
+	wait_for_completion(&cluster->loaded);
+	ret = cluster->error;
+	if (!ret && copy_to_iter(cluster->data + into, bytes, to) != bytes)
+		ret = -EIO;
+	put_cluster(&img->compress, cluster);
+	return ret;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_compressed_read);
+
+/*
+ * Forgetting.
+ */
+
+static bool lies_in(const struct qcow2_geometry *geo,
+		    const struct cluster *cluster, u64 offset, u64 bytes)
+{
+	u64 start;
+	u32 length;
+
+	qcow2_compressed_range(geo, cluster->word, &start, &length);
+	return start < offset + bytes && offset < start + length;
+}
+
+static void forget_in_bucket(struct qcow2_image *img, struct list_head *bucket,
+			     u64 offset, u64 bytes)
+{
+	struct cluster *cluster, *next;
+
+	list_for_each_entry_safe(cluster, next, bucket, hash)
+		if (lies_in(&img->geo, cluster, offset, bytes))
+			list_del_init(&cluster->hash);
+}
+
+/**
+ * qcow2_compress_forget() - host clusters become free
+ * @img: the image
+ * @offset: host offset of the first in bytes
+ * @bytes: length
+ *
+ * Context: any that may spin; meta_lock may be held.
+ */
+void qcow2_compress_forget(struct qcow2_image *img, u64 offset, u64 bytes)
+{
+	struct qcow2_compress *comp = &img->compress;
+	unsigned int i;
+
+	if (!READ_ONCE(comp->clusters.nr))
+		return;
+	spin_lock(&comp->lock);
+	for (i = 0; i < QCOW2_COMPRESS_BUCKETS; i++)
+		forget_in_bucket(img, &comp->buckets[i], offset, bytes);
+	spin_unlock(&comp->lock);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_compress_forget);
+
+/*
+ * Giving memory back when the system asks for it, which counts in pages.  The
+ * last one of each stays, which is what reads proceed with.
+ */
+
+static unsigned long cluster_pages(struct qcow2_image *img)
+{
+	return DIV_ROUND_UP(img->geo.cluster_bytes, PAGE_SIZE);
+}
+
+static unsigned long spare(const struct qcow2_stock *stock)
+{
+	unsigned long nr = READ_ONCE(stock->nr);
+
+	return min_t(unsigned long, READ_ONCE(stock->nr_idle),
+		     nr ? nr - 1 : 0);
+}
+
+static unsigned long count_idle(struct shrinker *shrinker,
+				struct shrink_control *sc)
+{
+	struct qcow2_image *img = shrinker->private_data;
+
+	return spare(&img->compress.clusters) * cluster_pages(img) +
+	       spare(&img->compress.jobs) * stream_pages(img) ?: SHRINK_EMPTY;
+}
+
+/* Takes one that is not needed out of a stock. */
+static struct list_head *discharge(struct qcow2_compress *comp,
+				   struct qcow2_stock *stock)
+{
+	struct list_head *idle;
+
+	lockdep_assert_held(&comp->lock);
+	if (!spare(stock))
+		return NULL;
+	idle = stock_take(comp, stock);
+	stock_remove(comp, stock);
+	return idle;
+}
+
+static bool drop_cluster(struct qcow2_image *img)
+{
+	struct qcow2_compress *comp = &img->compress;
+	struct list_head *idle;
+	struct cluster *cluster;
+
+	spin_lock(&comp->lock);
+	idle = discharge(comp, &comp->clusters);
+	cluster = idle ? list_entry(idle, struct cluster, idle) : NULL;
+	if (cluster)
+		list_del(&cluster->hash);
+	spin_unlock(&comp->lock);
+	if (cluster)
+		free_cluster(cluster);
+	return cluster;
+}
+
+static bool drop_job(struct qcow2_image *img)
+{
+	struct qcow2_compress *comp = &img->compress;
+	struct list_head *idle;
+
+	spin_lock(&comp->lock);
+	idle = discharge(comp, &comp->jobs);
+	spin_unlock(&comp->lock);
+	if (idle)
+		free_job(list_entry(idle, struct job, idle));
+	return idle;
+}
+
+static unsigned long drop_idle(struct shrinker *shrinker,
+			       struct shrink_control *sc)
+{
+	struct qcow2_image *img = shrinker->private_data;
+	unsigned long dropped = 0;
+
+	while (dropped < sc->nr_to_scan && drop_cluster(img))
+		dropped += cluster_pages(img);
+	while (dropped < sc->nr_to_scan && drop_job(img))
+		dropped += stream_pages(img);
+	sc->nr_scanned = max(dropped, sc->nr_to_scan);
+	return dropped ?: SHRINK_STOP;
+}
+
+static int add_shrinker(struct qcow2_image *img)
+{
+	struct shrinker *shrinker = shrinker_alloc(0, "qcow2-%s-compressed",
+						   img->name);
+
+	if (!shrinker)
+		return -ENOMEM;
+	shrinker->count_objects = count_idle;
+	shrinker->scan_objects = drop_idle;
+	shrinker->private_data = img;
+	shrinker_register(shrinker);
+	img->compress.shrinker = shrinker;
+	return 0;
+}
+
+/**
+ * qcow2_compress_init() - prepare to read compressed clusters
+ * @img: the image, whose header was decoded
+ *
+ * Return: 0 or -ENOMEM; qcow2_compress_exit() is due in both cases.
+ */
+int qcow2_compress_init(struct qcow2_image *img)
+{
+	struct qcow2_compress *comp = &img->compress;
+	unsigned int clusters, i;
+
+	clusters = clamp(CACHE_BYTES / img->geo.cluster_bytes, MIN_CLUSTERS,
+			 MAX_CLUSTERS);
+	comp->codec = img->geo.compression_type == QCOW2_COMPRESSION_ZSTD ?
+		&qcow2_codec_zstd : &qcow2_codec_zlib;
+	spin_lock_init(&comp->lock);
+	init_waitqueue_head(&comp->wait);
+	stock_init(&comp->clusters, clusters);
+	stock_init(&comp->jobs, min(clusters,
+				    JOBS_PER_CPU * num_online_cpus()));
+	for (i = 0; i < QCOW2_COMPRESS_BUCKETS; i++)
+		INIT_LIST_HEAD(&comp->buckets[i]);
+	return add_shrinker(img);
+}
+
+/**
+ * qcow2_compress_exit() - drop all decompressed clusters
+ * @img: the image; nobody reads it any more
+ */
+void qcow2_compress_exit(struct qcow2_image *img)
+{
+	struct qcow2_compress *comp = &img->compress;
+	struct cluster *cluster, *next_cluster;
+	struct job *job, *next_job;
+
+	shrinker_free(comp->shrinker);
+	list_for_each_entry_safe(cluster, next_cluster, &comp->clusters.idle,
+				 idle)
+		free_cluster(cluster);
+	list_for_each_entry_safe(job, next_job, &comp->jobs.idle, idle)
+		free_job(job);
 }

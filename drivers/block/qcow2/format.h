@@ -30,6 +30,9 @@
 #define QCOW2_MAX_SNAPSHOT_TABLE_BYTES	SZ_64M
 #define QCOW2_MAX_SNAPSHOT_EXTRA_BYTES	1024
 #define QCOW2_MAX_BACKING_NAME_BYTES	1023
+#define QCOW2_MAX_BITMAPS		65535
+#define QCOW2_MAX_BITMAP_DIRECTORY_BYTES SZ_64M
+#define QCOW2_MAX_BITMAP_TABLE_BYTES	SZ_8M
 
 #define QCOW2_SUBCLUSTERS_EXTL2		32
 
@@ -43,14 +46,22 @@
 /* Section "Header", compatible_features. */
 #define QCOW2_COMPAT_LAZY_REFCOUNTS	BIT_ULL(0)
 
+/* Section "Header", autoclear_features. */
+#define QCOW2_AUTOCLEAR_BITMAPS		BIT_ULL(0)
+
 /* Section "Header", crypt_method. */
 #define QCOW2_CRYPT_NONE		0
 #define QCOW2_CRYPT_AES			1
 #define QCOW2_CRYPT_LUKS		2
 
+/* Section "Header", compression_type. */
+#define QCOW2_COMPRESSION_ZLIB		0
+#define QCOW2_COMPRESSION_ZSTD		1
+
 /* Section "Header extensions". */
 #define QCOW2_EXT_END			0x00000000U
 #define QCOW2_EXT_FEATURE_NAMES		0x6803f857U
+#define QCOW2_EXT_BITMAPS		0x23852875U
 
 /**
  * struct qcow2_disk_header - first bytes of the image, section "Header"
@@ -161,6 +172,43 @@ struct qcow2_disk_snapshot_extra {
 	__be64	disk_size;
 } __packed;
 
+/**
+ * struct qcow2_disk_bitmaps - the header extension of persistent bitmaps
+ * @nb_bitmaps: number of entries of the bitmap directory
+ * @reserved: 0
+ * @bitmap_directory_size: length of the directory in bytes
+ * @bitmap_directory_offset: byte offset of the directory
+ */
+struct qcow2_disk_bitmaps {
+	__be32	nb_bitmaps;
+	__be32	reserved;
+	__be64	bitmap_directory_size;
+	__be64	bitmap_directory_offset;
+} __packed;
+
+/**
+ * struct qcow2_disk_bitmap - head of a bitmap directory entry, section "Bitmaps"
+ * @bitmap_table_offset: byte offset of the bitmap's table
+ * @bitmap_table_size: its number of entries
+ * @flags: in use, auto, extra data compatible
+ * @type: 1
+ * @granularity_bits: log2 of the bytes that a bit stands for
+ * @name_size: length of the name in bytes
+ * @extra_data_size: length of the extra data in bytes
+ *
+ * The extra data and the name follow; the next entry begins at the next
+ * multiple of 8.
+ */
+struct qcow2_disk_bitmap {
+	__be64	bitmap_table_offset;
+	__be32	bitmap_table_size;
+	__be32	flags;
+	__u8	type;
+	__u8	granularity_bits;
+	__be16	name_size;
+	__be32	extra_data_size;
+} __packed;
+
 /* Section "Cluster mapping": entries of L1 and L2 tables. */
 #define QCOW2_OFLAG_COPIED	BIT_ULL(63)
 #define QCOW2_OFLAG_COMPRESSED	BIT_ULL(62)
@@ -178,6 +226,9 @@ struct qcow2_disk_snapshot_extra {
 /* Section "Refcounts": a refcount table entry. */
 #define QCOW2_REFTABLE_RESERVED_MASK	GENMASK_ULL(8, 0)
 #define QCOW2_REFTABLE_OFFSET_MASK	GENMASK_ULL(63, 9)
+
+/* Section "Bitmaps": a bitmap table entry, whose offset is that of an L2 entry. */
+#define QCOW2_BITMAP_RESERVED_MASK	(GENMASK_ULL(63, 56) | GENMASK_ULL(8, 1))
 
 /* No host offset reaches this: L1 and L2 entries have 56 bits for it. */
 #define QCOW2_MAX_HOST_OFFSET	BIT_ULL(56)
@@ -197,5 +248,8 @@ static_assert(sizeof(struct qcow2_disk_feature_name) == 48);
 static_assert(sizeof(struct qcow2_disk_snapshot) == 40);
 static_assert(offsetof(struct qcow2_disk_snapshot, name_size) == 14);
 static_assert(offsetof(struct qcow2_disk_snapshot, extra_data_size) == 36);
+static_assert(sizeof(struct qcow2_disk_bitmaps) == 24);
+static_assert(sizeof(struct qcow2_disk_bitmap) == 24);
+static_assert(offsetof(struct qcow2_disk_bitmap, name_size) == 18);
 
 #endif /* _QCOW2_FORMAT_H */

@@ -27,9 +27,11 @@
 
 #include "image.h"
 
-/* The bits that this driver serves; DIRTY and CORRUPT when read-only. */
-#define INCOMPAT_SERVED		QCOW2_INCOMPAT_EXTL2
-#define INCOMPAT_SERVED_RO	(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT)
+/* The bits that this driver serves; CORRUPT when read-only. */
+#define INCOMPAT_SERVED		(QCOW2_INCOMPAT_DIRTY | \
+				 QCOW2_INCOMPAT_COMPRESSION | \
+				 QCOW2_INCOMPAT_EXTL2)
+#define INCOMPAT_SERVED_RO	QCOW2_INCOMPAT_CORRUPT
 
 struct known_feature {
 	u64 bit;
@@ -38,14 +40,10 @@ struct known_feature {
 };
 
 static const struct known_feature known_features[] = {
-	{ QCOW2_INCOMPAT_DIRTY, -EUCLEAN,
-	  "image was not closed cleanly; 'qemu-img check -r all' it or attach read-only" },
 	{ QCOW2_INCOMPAT_CORRUPT, -EUCLEAN,
 	  "image is marked corrupt; 'qemu-img check -r all' it or attach read-only" },
 	{ QCOW2_INCOMPAT_DATA_FILE, -EOPNOTSUPP,
 	  "image has an external data file, which is not served yet" },
-	{ QCOW2_INCOMPAT_COMPRESSION, -EOPNOTSUPP,
-	  "image has a compression type other than zlib, which is not served yet" },
 };
 
 static int check_magic(const struct qcow2_disk_header *h,
@@ -138,10 +136,14 @@ static int extensions_end(const struct qcow2_disk_header *h,
  * struct extensions - what was found in the header extensions
  * @names: feature name table, NULL if there is none
  * @nr_names: its number of rows
+ * @bitmaps: persistent bitmaps, NULL if there are none
+ * @bitmaps_bytes: length of that extension
  */
 struct extensions {
 	const struct qcow2_disk_feature_name *names;
 	u32 nr_names;
+	const struct qcow2_disk_bitmaps *bitmaps;
+	u32 bitmaps_bytes;
 };
 
 static int find_extensions(const void *buf, u32 pos, u32 end,
@@ -162,6 +164,9 @@ static int find_extensions(const void *buf, u32 pos, u32 end,
 		if (type == QCOW2_EXT_FEATURE_NAMES) {
 			ext->names = buf + pos;
 			ext->nr_names = bytes / sizeof(*ext->names);
+		} else if (type == QCOW2_EXT_BITMAPS) {
+			ext->bitmaps = buf + pos;
+			ext->bitmaps_bytes = bytes;
 		}
 		pos += min(ALIGN(bytes, 8), end - pos);
 	}
@@ -209,21 +214,27 @@ static int check_features(const struct qcow2_geometry *geo, bool read_only,
 	return 0;
 }
 
-/* An image says its compression type twice; both must agree. */
-static int check_compression(const struct qcow2_disk_header *h,
-			     const struct qcow2_geometry *geo,
-			     struct qcow2_reason *why)
+/* An image says twice whether its compression is zlib; both must agree. */
+static int decode_compression(const struct qcow2_disk_header *h,
+			      struct qcow2_geometry *geo,
+			      struct qcow2_reason *why)
 {
 	bool bit = geo->incompatible & QCOW2_INCOMPAT_COMPRESSION;
-	u8 type = 0;
+	u8 type = QCOW2_COMPRESSION_ZLIB;
 
 	if (geo->header_bytes > offsetof(struct qcow2_disk_header,
 					 compression_type))
 		type = h->compression_type;
-	if (bit != !!type)
+	if (bit != (type != QCOW2_COMPRESSION_ZLIB))
 		return qcow2_refuse(why, -EUCLEAN,
 				    "compression type is %u, but incompatible bit 3 is %s",
 				    type, bit ? "set" : "clear");
+	if (type > QCOW2_COMPRESSION_ZSTD)
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "compression type %u is unknown, wanted %u (zlib) or %u (zstd)",
+				    type, QCOW2_COMPRESSION_ZLIB,
+				    QCOW2_COMPRESSION_ZSTD);
+	geo->compression_type = type;
 	return 0;
 }
 
@@ -406,6 +417,33 @@ static int decode_l1(const struct qcow2_disk_header *h,
 				 QCOW2_MAX_L1_BYTES, why);
 }
 
+/*
+ * Where persistent bitmaps are.  Without the autoclear bit they mean nothing, and
+ * their clusters may be in use for something else.
+ */
+static int decode_bitmaps(const struct extensions *ext,
+			  struct qcow2_geometry *geo, struct qcow2_reason *why)
+{
+	const struct qcow2_disk_bitmaps *disk = ext->bitmaps;
+
+	if (!disk || !(geo->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return 0;
+	if (ext->bitmaps_bytes != sizeof(*disk))
+		return qcow2_refuse(why, -EUCLEAN,
+				    "bitmaps extension is %u bytes long, wanted %zu",
+				    ext->bitmaps_bytes, sizeof(*disk));
+	geo->nb_bitmaps = be32_to_cpu(disk->nb_bitmaps);
+	geo->bitmaps_bytes = be64_to_cpu(disk->bitmap_directory_size);
+	geo->bitmaps_offset = be64_to_cpu(disk->bitmap_directory_offset);
+	if (geo->nb_bitmaps > QCOW2_MAX_BITMAPS)
+		return qcow2_refuse(why, -EUCLEAN,
+				    "image has %u persistent bitmaps, wanted at most %u",
+				    geo->nb_bitmaps, QCOW2_MAX_BITMAPS);
+	return qcow2_check_table(geo, "bitmap directory", geo->bitmaps_offset,
+				 geo->bitmaps_bytes, 1,
+				 QCOW2_MAX_BITMAP_DIRECTORY_BYTES, why);
+}
+
 /* Tables must not lie on the header, which a write to them would destroy. */
 static int check_not_header(const struct qcow2_geometry *geo,
 			    struct qcow2_reason *why)
@@ -460,7 +498,7 @@ int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 		return ret;
 	if (end > geo->header_bytes)
 		ret = find_extensions(buf, geo->header_bytes, end, &ext, why);
-	ret = ret ?: check_compression(h, geo, why);
+	ret = ret ?: decode_compression(h, geo, why);
 	ret = ret ?: check_features(geo, read_only, &ext, why);
 	ret = ret ?: check_encryption(h, why);
 	if (ret)
@@ -471,6 +509,7 @@ int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 	ret = ret ?: decode_snapshots(h, geo, why);
 	ret = ret ?: decode_l1(h, geo, why);
 	ret = ret ?: check_not_header(geo, why);
+	ret = ret ?: decode_bitmaps(&ext, geo, why);
 	ret = ret ?: decode_backing(h, geo, why);
 	return ret;
 }

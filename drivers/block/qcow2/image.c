@@ -592,6 +592,22 @@ static void exit_operations(struct qcow2_image *img)
 	qcow2_io_exit(img);
 }
 
+/* What reading needs, and a view has in its first layer. */
+static int init_metadata(struct qcow2_image *img,
+			 const struct qcow2_options *options)
+{
+	bool failed = qcow2_cache_init(img, options->cache_bytes);
+
+	failed |= qcow2_compress_init(img);
+	return failed ? -ENOMEM : 0;
+}
+
+static void exit_metadata(struct qcow2_image *img)
+{
+	qcow2_compress_exit(img);
+	qcow2_cache_destroy(img);
+}
+
 static int init_engine(struct qcow2_image *img,
 		       const struct qcow2_options *options,
 		       struct qcow2_reason *why)
@@ -600,9 +616,9 @@ static int init_engine(struct qcow2_image *img,
 
 	/* All of them, for free_engine() undoes them all. */
 	if (!qcow2_image_is_view(img))
-		failed |= qcow2_cache_init(img, options->cache_bytes);
+		failed |= !!init_metadata(img, options);
 	if (!is_layer(img))
-		failed |= init_operations(img);
+		failed |= !!init_operations(img);
 	if (failed)
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
 	return 0;
@@ -613,7 +629,7 @@ static void free_engine(struct qcow2_image *img)
 	if (!is_layer(img))
 		exit_operations(img);
 	if (!qcow2_image_is_view(img))
-		qcow2_cache_destroy(img);
+		exit_metadata(img);
 	qcow2_offsets_free(&img->l2_tables);
 	qcow2_offsets_free(&img->refblocks);
 	qcow2_snapshots_free(&img->snapshots);
@@ -642,6 +658,7 @@ static int open_engine(struct qcow2_image *img,
 	ret = init_engine(img, options, why);
 	ret = ret ?: read_tables(img, why);
 	ret = ret ?: qcow2_snapshots_read(img, why);
+	ret = ret ?: qcow2_repair(img, why);
 	if (ret)
 		free_engine(img);
 	return ret;

@@ -74,8 +74,12 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...);
  * @reftable_offset: host offset of the refcount table
  * @nb_snapshots: number of internal snapshots
  * @snapshots_offset: host offset of the snapshot table
+ * @nb_bitmaps: number of persistent bitmaps that mean something
+ * @bitmaps_bytes: length of the bitmap directory, likewise
+ * @bitmaps_offset: host offset of the bitmap directory, likewise
  * @header_bytes: length of the header
  * @has_backing: a backing file is named
+ * @compression_type: of compressed clusters, as in the header
  * @incompatible: feature bits; follows the header in the file
  * @compatible: feature bits
  * @autoclear: feature bits; follows the header in the file
@@ -100,7 +104,11 @@ struct qcow2_geometry {
 	u64 reftable_offset;
 	u32 nb_snapshots;
 	u32 header_bytes;
+	u32 compression_type;
 	u64 snapshots_offset;
+	u32 nb_bitmaps;
+	u64 bitmaps_bytes;
+	u64 bitmaps_offset;
 	u64 incompatible;
 	u64 compatible;
 	u64 autoclear;
@@ -226,6 +234,49 @@ struct qcow2_cache {
 	struct shrinker *shrinker;
 };
 
+/* ---- compress.c: decompressed clusters ---- */
+
+#define QCOW2_COMPRESS_BUCKETS	64
+
+/**
+ * struct qcow2_stock - objects that are made when needed, up to a limit
+ * @idle: those that nobody uses; the first one is the next to be taken
+ * @nr_idle: length of @idle; READ_ONCE
+ * @nr: all that there are, or are being made; READ_ONCE
+ * @max: no more than this
+ */
+struct qcow2_stock {
+	struct list_head idle;
+	unsigned int nr_idle;
+	unsigned int nr;
+	unsigned int max;
+};
+
+struct qcow2_codec;
+
+/**
+ * struct qcow2_compress - decompressed clusters, and what making them takes
+ * @codec: the image's compression type
+ * @lock: protects the members below but @wait and @shrinker; innermost,
+ *	nothing is taken or allocated inside
+ * @buckets: clusters by L2 entry
+ * @clusters: all of them, with data or not; coldest first
+ * @jobs: what is needed to decompress one
+ * @wait: for something idle
+ * @loads: clusters that were ever read from the file; READ_ONCE
+ * @shrinker: by which the system asks for memory back
+ */
+struct qcow2_compress {
+	const struct qcow2_codec *codec;
+	spinlock_t lock;
+	struct list_head buckets[QCOW2_COMPRESS_BUCKETS];
+	struct qcow2_stock clusters;
+	struct qcow2_stock jobs;
+	wait_queue_head_t wait;
+	u64 loads;
+	struct shrinker *shrinker;
+};
+
 /* ---- overlap.c: where metadata lies ---- */
 
 /**
@@ -272,10 +323,12 @@ int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
 /**
  * struct qcow2_l1_place - where an inactive L1 table lies, in a sorted array
  * @offset: of its first byte
+ * @entries: its length
  * @max_end: where this one or one in front of it ends, whichever is greater
  */
 struct qcow2_l1_place {
 	u64 offset;
+	u32 entries;
 	u64 max_end;
 };
 
@@ -312,6 +365,14 @@ struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
 void qcow2_slice_put(struct qcow2_slice *slice);
 void qcow2_slice_mark_dirty(struct qcow2_image *img, struct qcow2_slice *slice);
 void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes);
+
+/* ---- compress.c again ---- */
+
+int qcow2_compress_init(struct qcow2_image *img);
+void qcow2_compress_exit(struct qcow2_image *img);
+int qcow2_compressed_read(struct qcow2_image *img, u64 word, u32 into,
+			  struct iov_iter *to);
+void qcow2_compress_forget(struct qcow2_image *img, u64 offset, u64 bytes);
 
 /* ---- the image ---- */
 
@@ -420,6 +481,7 @@ struct qcow2_l1 {
  * @wq: everything that may sleep runs here; a layer has none
  * @file_wq: the rest of short transfers, for which what runs on @wq waits
  * @cache: L2 and refcount block slices
+ * @compress: decompressed clusters
  * @part_pool: struct qcow2_part
  * @meta_pool: struct qcow2_l2_meta
  * @bounce_pool: buffers of COW
@@ -484,6 +546,7 @@ struct qcow2_l1 {
  *	meta_lock	all metadata in memory; NEVER held across I/O
  *	  |
  *	cache.lock	spinlock, LRU only
+ *	compress.lock	spinlock, likewise
  *
  * Whoever needs something that is not in memory while holding meta_lock backs
  * out, brings it (struct qcow2_need) and starts over.
@@ -499,6 +562,7 @@ struct qcow2_image {
 	struct workqueue_struct *wq;
 	struct workqueue_struct *file_wq;
 	struct qcow2_cache cache;
+	struct qcow2_compress compress;
 
 	/* Of its own: its file may lie on another image, which needs its own. */
 	mempool_t *part_pool;
@@ -843,11 +907,6 @@ void qcow2_compressed_range(const struct qcow2_geometry *geo, u64 word,
 int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	      struct qcow2_extent *extent);
 
-/* ---- compress.c ---- */
-
-int qcow2_compressed_read(struct qcow2_image *img, u64 word, u32 into,
-			  struct iov_iter *to);
-
 /* ---- read.c ---- */
 
 void qcow2_read(struct qcow2_io *io);
@@ -1035,6 +1094,12 @@ int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 int qcow2_alloc_refblock(struct qcow2_image *img, u32 index);
 int qcow2_grow_reftable(struct qcow2_image *img, u64 min_entries);
 int qcow2_refcount_area(struct qcow2_image *img, u64 nr, u64 *offset);
+
+int qcow2_switch_reftable(struct qcow2_image *img, u64 offset, u32 clusters);
+
+/* ---- rebuild.c: an image that was not closed cleanly ---- */
+
+int qcow2_repair(struct qcow2_image *img, struct qcow2_reason *why);
 
 /* ---- commit.c ---- */
 

@@ -229,6 +229,8 @@ int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 	if (value == 1) {
 		qcow2_cache_forget(img, cluster << geo->cluster_bits,
 				   geo->cluster_bytes);
+		qcow2_compress_forget(img, cluster << geo->cluster_bits,
+				      geo->cluster_bytes);
 		qcow2_cluster_freed(img, cluster);
 		WRITE_ONCE(img->clusters_freed, img->clusters_freed + 1);
 	}
@@ -443,15 +445,23 @@ static int fill_reftable(struct qcow2_image *img, struct new_reftable *new)
 	return 0;
 }
 
-static int point_header_to(struct qcow2_image *img,
-			   const struct new_reftable *new)
+/**
+ * qcow2_switch_reftable() - have the header point to another refcount table
+ * @img: the image
+ * @offset: host offset of the table, which is durable
+ * @clusters: its length
+ *
+ * Context: grow_lock held; sleeps, does I/O.
+ * Return: as qcow2_header_switch().
+ */
+int qcow2_switch_reftable(struct qcow2_image *img, u64 offset, u32 clusters)
 {
 	struct {
 		__be64 offset;
 		__be32 clusters;
 	} __packed field = {
-		.offset = cpu_to_be64(reftable_offset(&img->geo, new)),
-		.clusters = cpu_to_be32(new->clusters),
+		.offset = cpu_to_be64(offset),
+		.clusters = cpu_to_be32(clusters),
 	};
 
 	static_assert(offsetof(struct qcow2_disk_header,
@@ -503,7 +513,8 @@ static int replace_reftable(struct qcow2_image *img, u64 min_entries,
 	ret = ret ?: qcow2_write_table(img, reftable_offset(geo, new),
 				       new->table, new->entries);
 	ret = ret ?: qcow2_flush_file(img);
-	ret = ret ?: point_header_to(img, new);
+	ret = ret ?: qcow2_switch_reftable(img, reftable_offset(geo, new),
+					   new->clusters);
 	if (ret)
 		kvfree(drop);
 	else

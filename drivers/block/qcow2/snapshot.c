@@ -138,6 +138,7 @@ static void add_l1_table(struct qcow2_snapshots *snapshots,
 	if (bytes)
 		snapshots->l1_tables[snapshots->nr++] = (struct qcow2_l1_place){
 			.offset = offset,
+			.entries = be32_to_cpu(head->l1_size),
 			.max_end = offset + bytes,
 		};
 }

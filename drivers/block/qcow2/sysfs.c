@@ -66,8 +66,8 @@ static ssize_t cache_size_store(struct device *dev,
 }
 static DEVICE_ATTR_RW(cache_size);
 
-/* An attribute that is a number: @expr of @img. */
-#define IMAGE_ATTR(name, of, img, expr)					\
+/* An attribute that is a number: @expr of img, which @of finds. */
+#define IMAGE_ATTR(name, of, expr)					\
 static ssize_t name##_show(struct device *dev,				\
 			   struct device_attribute *attr, char *buf)	\
 {									\
@@ -77,14 +77,14 @@ static ssize_t name##_show(struct device *dev,				\
 }									\
 static DEVICE_ATTR_RO(name)
 
-#define NUMBER_ATTR(name, expr)	IMAGE_ATTR(name, image_of, img, expr)
-#define CACHE_ATTR(name, expr)	IMAGE_ATTR(name, shown_by, shown, expr)
+#define NUMBER_ATTR(name, expr)	IMAGE_ATTR(name, image_of, expr)
+#define CACHE_ATTR(name, expr)	IMAGE_ATTR(name, shown_by, expr)
 
 NUMBER_ATTR(version, img->geo.version);
 NUMBER_ATTR(cluster_size, img->geo.cluster_bytes);
-CACHE_ATTR(cache_used, (u64)READ_ONCE(shown->cache.nr) * PAGE_SIZE);
+CACHE_ATTR(cache_used, (u64)READ_ONCE(img->cache.nr) * PAGE_SIZE);
 NUMBER_ATTR(cache_dirty, (u64)READ_ONCE(img->nr_dirty) * PAGE_SIZE);
-CACHE_ATTR(slices_loaded, READ_ONCE(shown->cache.loads));
+CACHE_ATTR(slices_loaded, READ_ONCE(img->cache.loads));
 NUMBER_ATTR(commits, atomic64_read(&img->commits_begun));
 NUMBER_ATTR(clusters_allocated, READ_ONCE(img->clusters_allocated));
 NUMBER_ATTR(clusters_freed, READ_ONCE(img->clusters_freed));

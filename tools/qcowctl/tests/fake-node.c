@@ -17,7 +17,12 @@
  *   FAKE_NODE_AFTER         the node appears when looked for so many times
  *   FAKE_RAISE              signal to raise while attaching
  *   FAKE_ATTACH_LOG         file to append what attach asked for to
+ *   FAKE_FILES_LOG          file to append the files that attach got to
  *   FAKE_NO_CACHE_SIZE      the kernel does not know cache_size
+ *   FAKE_NO_SNAPSHOT        the kernel does not know snapshot
+ *   FAKE_HOLD               attached devices keep their files, as real ones do
+ *   FAKE_ERRNO_LOCK         files cannot be locked: this errno
+ *   FAKE_LOCK_INTERRUPTED   so many calls for locks are interrupted first
  *   FAKE_LONG_PATHS         paths fit in no buffer
  */
 #include <errno.h>
@@ -146,22 +151,83 @@ static int open_mode(int fd)
 	return flags & O_ACCMODE;
 }
 
-static void check_file(const struct qcow2_ctl_file *file, uint32_t flags)
+/* The locks of an open file, as numbers of bytes with blanks between. */
+static void locks_of(int fd, char *text, size_t size)
 {
-	bool read_only = flags & QCOW2_ATTACH_READ_ONLY;
+	long long first, last;
+	char path[64], line[256];
+	FILE *file;
+
+	text[0] = '\0';
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	file = fopen(path, "r");
+	require(file);
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "lock: %*d: OFDLCK ADVISORY READ %*d %*s %lld %lld",
+			   &first, &last) != 2)
+			continue;
+		for (; first <= last; first++)
+			snprintf(text + strlen(text), size - strlen(text),
+				 "%s%lld", text[0] ? " " : "", first);
+	}
+	fclose(file);
+}
+
+/* What the driver counts on, and what QEMU's processes are to see. */
+static const char *wanted_locks(const struct qcow2_ctl_attach *arg, bool first)
+{
+	if (knob("FAKE_ERRNO_LOCK"))
+		return "";
+	if (first && arg->snapshot)
+		return "100 203";
+	if (first && !(arg->flags & QCOW2_ATTACH_READ_ONLY))
+		return "100 101 103 201 203";
+	return "100 201 203";
+}
+
+/* @first: it is the image or its data file. */
+static void check_file(const struct qcow2_ctl_attach *arg,
+		       const struct qcow2_ctl_file *file, bool first)
+{
+	bool writable = first && !(arg->flags & QCOW2_ATTACH_READ_ONLY);
+	char locks[256];
 	struct stat st;
 
-	require(file->format == QCOW2_FILE_QCOW2);
 	require(file->reserved == 0);
 	require(file->fd > STDERR_FILENO);
 	require(fcntl(file->fd, F_GETFD) == FD_CLOEXEC);
-	require(open_mode(file->fd) == (read_only ? O_RDONLY : O_RDWR));
+	require(open_mode(file->fd) == (writable ? O_RDWR : O_RDONLY));
 	require(!fstat(file->fd, &st));
 	require(S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
+	locks_of(file->fd, locks, sizeof(locks));
+	require(!strcmp(locks, wanted_locks(arg, first)));
+}
+
+static void check_files(const struct qcow2_ctl_attach *arg)
+{
+	const struct qcow2_ctl_file *file = (void *)(uintptr_t)arg->files;
+	bool is_data, ended = false;
+
+	require(arg->nr_files >= 1 && arg->nr_files <= QCOW2_FILES_MAX);
+	require(file->format == QCOW2_FILE_QCOW2);
+	require(file->role == QCOW2_ROLE_LAYER);
+	for (unsigned int i = 0; i < arg->nr_files; i++, file++) {
+		is_data = file->role == QCOW2_ROLE_DATA;
+		require(file->format == QCOW2_FILE_RAW ||
+			(file->format == QCOW2_FILE_QCOW2 && !is_data));
+		require(!is_data || file[-1].format == QCOW2_FILE_QCOW2);
+		require(!ended);
+		ended = file->format == QCOW2_FILE_RAW && !is_data;
+		check_file(arg, file, i == 0 || (i == 1 && is_data));
+		for (unsigned int j = 1; j <= i; j++)
+			require(file->fd != file[-(int)j].fd);
+	}
 }
 
 static void check_attach(const struct qcow2_ctl_attach *arg)
 {
+	const char *snapshot = (void *)(uintptr_t)arg->snapshot;
+
 	require(arg->size == sizeof(*arg));
 	require(!(arg->flags & ~(QCOW2_ATTACH_READ_ONLY |
 				 QCOW2_ATTACH_DIRECT_IO |
@@ -169,26 +235,41 @@ static void check_attach(const struct qcow2_ctl_attach *arg)
 				 QCOW2_ATTACH_DISCARD_NO_UNREF)));
 	require(!arg->cache_size || (arg->cache_size >= 256 << 10 &&
 				     arg->cache_size <= 64ULL << 30));
+	require(!snapshot || (arg->flags & QCOW2_ATTACH_READ_ONLY));
+	require(!snapshot || (*snapshot &&
+			      strlen(snapshot) < QCOW2_SNAPSHOT_NAME_MAX));
 	require(arg->index == -1);
-	require(arg->nr_files == 1);
 	require(arg->reserved == 0);
 	require(arg->reason && arg->reason_size == QCOW2_REASON_MAX);
-	check_file((void *)(uintptr_t)arg->files, arg->flags);
+	check_files(arg);
+}
+
+static FILE *open_log(const char *name)
+{
+	const char *path = getenv(name);
+	FILE *log;
+
+	if (!path)
+		return NULL;
+	log = fopen(path, "a");
+	require(log);
+	return log;
 }
 
 static void log_attach(const struct qcow2_ctl_attach *arg)
 {
-	const char *path = getenv("FAKE_ATTACH_LOG");
 	const struct qcow2_ctl_file *file = (void *)(uintptr_t)arg->files;
-	FILE *log;
+	const char *snapshot = (void *)(uintptr_t)arg->snapshot;
+	FILE *log = open_log("FAKE_ATTACH_LOG");
 
-	if (!path)
+	if (!log)
 		return;
-	log = fopen(path, "a");
-	require(log);
-	fprintf(log, "flags=%u mode=%s cache=%llu\n", arg->flags,
+	fprintf(log, "flags=%u mode=%s cache=%llu", arg->flags,
 		open_mode(file->fd) == O_RDWR ? "rw" : "ro",
 		(unsigned long long)arg->cache_size);
+	if (snapshot)
+		fprintf(log, " snapshot=%s", snapshot);
+	fputc('\n', log);
 	fclose(log);
 }
 
@@ -200,15 +281,79 @@ static void path_of_fd(int fd, char *path, size_t size)
 	require(!node_readlink(link, path, size));
 }
 
-static bool is_attached(const char *path)
+static void log_files(const struct qcow2_ctl_attach *arg)
+{
+	const struct qcow2_ctl_file *file = (void *)(uintptr_t)arg->files;
+	FILE *log = open_log("FAKE_FILES_LOG");
+	char path[PATH_MAX];
+
+	if (!log)
+		return;
+	for (unsigned int i = 0; i < arg->nr_files; i++, file++) {
+		path_of_fd(file->fd, path, sizeof(path));
+		fprintf(log, "%s %s%s\n",
+			file->format == QCOW2_FILE_RAW ? "raw" : "qcow2", path,
+			file->role == QCOW2_ROLE_DATA ? " data" : "");
+	}
+	fclose(log);
+}
+
+/* Is there a device that writes to the image? */
+static bool is_written(const char *path)
 {
 	struct fake_device device;
 
 	for (int i = 0; i < FAKE_DEVICES; i++) {
-		if (load(i, &device) && !strcmp(device.path, path))
+		if (load(i, &device) && !strcmp(device.path, path) &&
+		    !(device.state & QCOW2_STATE_READ_ONLY))
 			return true;
 	}
 	return false;
+}
+
+static bool is_there(const char *path)
+{
+	return !access(path, F_OK);
+}
+
+static const char *holding_path(char *buf, size_t size, int index)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "/holding-%d", index);
+	return below_root(buf, size, name);
+}
+
+/* Keep all descriptors in another process until the device is detached. */
+static void hold(int index)
+{
+	char attached[PATH_MAX], holding[PATH_MAX];
+	FILE *file;
+
+	attached_path(attached, sizeof(attached), index);
+	holding_path(holding, sizeof(holding), index);
+	file = fopen(holding, "w");
+	require(file && !fclose(file));
+	if (fork())
+		return;
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		close(fd);
+	while (is_there(attached))
+		usleep(5000);
+	for (int fd = STDERR_FILENO + 1; fd < 1024; fd++)
+		close(fd);
+	unlink(holding);
+	_exit(0);
+}
+
+static void end_hold(int index)
+{
+	char holding[PATH_MAX];
+
+	holding_path(holding, sizeof(holding), index);
+	for (int i = 0; i < 1000 && is_there(holding); i++)
+		usleep(5000);
+	require(!is_there(holding));
 }
 
 static int free_index(void)
@@ -257,8 +402,10 @@ static int fake_attach(struct qcow2_ctl_attach *arg)
 
 	check_attach(arg);
 	log_attach(arg);
+	log_files(arg);
 	/* Such a kernel does not get as far as finding the reason buffer. */
-	if (knob("FAKE_NO_CACHE_SIZE") && arg->cache_size)
+	if ((knob("FAKE_NO_CACHE_SIZE") && arg->cache_size) ||
+	    (knob("FAKE_NO_SNAPSHOT") && arg->snapshot))
 		return refuse(E2BIG, 0, 0, NULL);
 	if (knob("FAKE_RAISE"))
 		raise(knob("FAKE_RAISE"));
@@ -266,12 +413,14 @@ static int fake_attach(struct qcow2_ctl_attach *arg)
 		return refuse(knob("FAKE_ERRNO_ATTACH"), arg->reason,
 			      arg->reason_size, getenv("FAKE_REASON"));
 	path_of_fd(file->fd, device.path, sizeof(device.path));
-	if (is_attached(device.path))
+	if (is_written(device.path) && !arg->snapshot)
 		return refuse(EBUSY, arg->reason, arg->reason_size,
 			      "image is attached already");
 	device.state = state_of(arg->flags);
 	arg->index = free_index();
 	save(arg->index, &device);
+	if (knob("FAKE_HOLD"))
+		hold(arg->index);
 	if (!knob("FAKE_NODE_AFTER"))
 		make_node(arg->index);
 	return 0;
@@ -305,6 +454,7 @@ static int fake_detach(struct qcow2_ctl_detach *arg)
 			      "device is open");
 	unlink(attached_path(path, sizeof(path), arg->index));
 	unlink(dev_path(path, sizeof(path), arg->index));
+	end_hold(arg->index);
 	return 0;
 }
 
@@ -403,6 +553,22 @@ int node_stat(const char *path, struct stat *st)
 		return -1;
 	disguise(real, st);
 	return 0;
+}
+
+int node_lock(int fd, int command, struct flock *lock)
+{
+	static int interruptions = -1;
+
+	require(command == F_OFD_SETLK || command == F_OFD_GETLK);
+	require(lock->l_whence == SEEK_SET && lock->l_len == 1 && !lock->l_pid);
+	if (interruptions < 0)
+		interruptions = knob("FAKE_LOCK_INTERRUPTED");
+	if (interruptions-- > 0)
+		return refuse(EINTR, 0, 0, NULL);
+	interruptions = 0;
+	if (knob("FAKE_ERRNO_LOCK"))
+		return refuse(knob("FAKE_ERRNO_LOCK"), 0, 0, NULL);
+	return fcntl(fd, command, lock);
 }
 
 int node_readlink(const char *path, char *target, size_t size)

@@ -13,7 +13,7 @@ export LC_ALL=C.UTF-8
 export ASAN_OPTIONS=exitcode=99
 export UBSAN_OPTIONS=exitcode=99
 
-PLAN=253
+PLAN=522
 
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
 tool_dir=$here/..
@@ -30,10 +30,16 @@ bail_out()
 	exit 1
 }
 
+for command in qemu-img qemu-io qemu-nbd python3; do
+	command -v $command >/dev/null ||
+		bail_out "no $command; scripts/setup installs it"
+done
 make -s -C "$tool_dir" programs >&2 || bail_out "qcowctl does not build"
 
 tmp=$(mktemp -d) || bail_out "no directory for temporary files"
-trap 'rm -rf "$tmp"' EXIT
+# A process of QEMU that a test waits for.
+holder=
+trap 'rm -rf "$tmp"; [[ -z $holder ]] || kill "$holder"' EXIT
 cd "$tmp" || bail_out "cannot enter $tmp"
 
 export FAKE_ROOT=$tmp/root
@@ -913,7 +919,7 @@ test_options()
 
 	run "$real" attach --help
 	for option in read-only direct-io pass-discard discard-no-unref \
-		cache-size; do
+		cache-size snapshot probe-backing; do
 		grep -q "^ .* --${option}[ =[]" "$tmp/out" || break
 		grep -q "^\.It .*Fl -$option" "$tool_dir/qcowctl.8" || break
 		option=
@@ -947,7 +953,7 @@ test_completion()
 	completes "commands" "attach|detach|list|--help|--version|" ""
 	completes "a command" "detach|" d
 	completes "options of attach" \
-		"--cache-size|--direct-io|--discard-no-unref|--help|--pass-discard|--read-only|" \
+		"--cache-size|--direct-io|--discard-no-unref|--help|--pass-discard|--probe-backing|--read-only|--snapshot|" \
 		attach -
 	completes "a switch" "on|off|" attach --pass-discard ""
 	completes "a switch, begun" "off|" attach --pass-discard of
@@ -959,6 +965,10 @@ test_completion()
 	completes "the size of the cache" "default|" attach --cache-size d
 	completes "the size of the cache after an equals sign" "default|" \
 		attach --cache-size = ""
+	completes "no file for the name of a snapshot" "|" \
+		attach --snapshot pict
+	completes "no file for the name of a snapshot after an equals sign" "|" \
+		attach --snapshot = pict
 	completes "a file after a switch that needs no value" \
 		"picture one.qcow2|" attach --discard-no-unref pict
 	completes "a file after a switch" "picture one.qcow2|" \
@@ -990,6 +1000,11 @@ test_install()
 		"./usr/sbin/qcowctl ./usr/share/bash-completion/completions/qcowctl ./usr/share/man/man8/qcowctl.8 " ]
 }
 
+# shellcheck source=tools/qcowctl/tests/chains.sh
+. "$here/chains.sh"
+# shellcheck source=tools/qcowctl/tests/locks.sh
+. "$here/locks.sh"
+
 ## All of it
 
 echo "1..$PLAN"
@@ -1003,6 +1018,28 @@ test_control_node
 test_attach
 test_cache_size
 test_attach_refused
+test_chain_names
+test_chain_layers
+test_chain_formats
+test_chain_protocols
+test_chain_missing
+test_chain_loops
+test_chain_data_file
+test_chain_hostile
+test_chain_json
+test_chain_json_overrides
+test_chain_json_refused
+test_chain_json_hostile
+test_chain_length
+test_chain_real
+test_snapshot
+test_lock_attached
+test_lock_read_only
+test_lock_backing
+test_lock_data_file
+test_lock_foreign
+test_lock_snapshot
+test_lock_errors
 test_take_back
 test_interrupt
 test_detach_names

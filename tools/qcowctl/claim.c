@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Who may use an image at the same time.
+ *
+ * What is locked is what a virtual machine of QEMU's locks, with one addition.
+ * A device of an internal snapshot reads clusters that do not change while the
+ * snapshot is there, and the driver, unlike QEMU, never removes one of an
+ * attached image. So both can be attached at once, but no QEMU may write. A
+ * snapshot's device therefore lets those who come later write, and not resize:
+ * a QEMU that writes to a qcow2 image always asks for both.  (Not so one that
+ * is told that the file is raw, and writes within its length.)
+ *
+ *   in use as            uses                  does not share
+ *   read-only, backing   read                  write, resize
+ *   read-write           read, write, resize   write, resize
+ *   snapshot             read                  resize
+ *
+ * Then two things in the way are no reason to refuse, if a device of ours is
+ * the cause.  A snapshot that finds the image being written: there is a device
+ * that writes to it, and that keeps any QEMU away.  An image to be written that
+ * finds nothing but resizing unshared: there is a read-only device of it, and
+ * that is none of the whole image, as such a one would not share writing
+ * either.  In both cases the locks that were taken before keep others from
+ * coming in between.
+ */
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "claim.h"
+#include "control.h"
+#include "device.h"
+#include "exitcode.h"
+#include "holder.h"
+#include "lock.h"
+#include "node.h"
+
+static const struct lock_set sets[] = {
+	[CLAIM_READ] = {
+		.used = PERM_CONSISTENT_READ,
+		.unshared = PERM_WRITE | PERM_RESIZE,
+	},
+	[CLAIM_WRITE] = {
+		.used = PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
+		.unshared = PERM_WRITE | PERM_RESIZE,
+	},
+	[CLAIM_SNAPSHOT] = {
+		.used = PERM_CONSISTENT_READ,
+		.unshared = PERM_RESIZE,
+		.unwanted = PERM_WRITE,
+	},
+};
+
+static bool is_device_of(const struct control_device *device,
+			 const struct stat *image)
+{
+	struct stat st;
+
+	return device->image[0] && !node_stat(device->image, &st) &&
+	       image_same(&st, image);
+}
+
+/*
+ * Find a device of ours that is attached from @image itself, one that writes to
+ * it or one that does not.  Returns its number, or -1.
+ */
+static int find_device(const struct stat *image, bool writes)
+{
+	struct control_device device;
+	int ctl, index = 0, found = -1;
+
+	ctl = node_open_control();
+	if (ctl < 0)
+		return -1;
+	while (found < 0 && !control_query(ctl, index, &device)) {
+		if (writes == !(device.state & QCOW2_STATE_READ_ONLY) &&
+		    is_device_of(&device, image))
+			found = device.index;
+		index = device.index + 1;
+	}
+	close(ctl);
+	return found;
+}
+
+static bool may_share(enum claim claim, const struct lock_set *others,
+		      const struct stat *image)
+{
+	switch (claim) {
+	case CLAIM_WRITE:
+		return !others->used && others->unshared == PERM_RESIZE &&
+		       find_device(image, false) >= 0;
+	case CLAIM_SNAPSHOT:
+		return !others->unshared && find_device(image, true) >= 0;
+	default:
+		return false;
+	}
+}
+
+static int refuse_own(const struct image_name *name, int index)
+{
+	char path[DEVICE_PATH_MAX];
+
+	return image_refuse(name, EXIT_BUSY, "is attached already, as %s",
+			    device_path(index, path));
+}
+
+/* The lowest permission in a set: one is enough to tell. */
+static unsigned int lowest(unsigned int set)
+{
+	return __builtin_ctz(set);
+}
+
+static int refuse_other(const struct image_name *name, int fd,
+			const struct lock_set *others)
+{
+	unsigned int bit = lowest(others->used ? others->used
+					       : others->unshared);
+	off_t byte = others->used ? LOCK_USED_BYTE(bit)
+				  : LOCK_UNSHARED_BYTE(bit);
+	const char *how = others->used ? "it holds the lock for"
+				       : "it does not share";
+	char who[HOLDER_MAX];
+
+	return image_refuse(name, EXIT_BUSY, "is in use by %s (%s '%s')",
+			    holder_find(fd, byte, who), how, lock_name(bit));
+}
+
+static int refuse(const struct image_name *name, int fd, enum claim claim,
+		  const struct lock_set *others)
+{
+	struct stat file;
+	int index = -1;
+
+	if (!fstat(fd, &file)) {
+		index = find_device(&file, true);
+		if (index < 0 && claim == CLAIM_WRITE)
+			index = find_device(&file, false);
+	}
+	if (index >= 0)
+		return refuse_own(name, index);
+	return refuse_other(name, fd, others);
+}
+
+int claim_file(int fd, enum claim claim, const struct image_name *name,
+	       const struct stat *image)
+{
+	struct lock_set others;
+	int err;
+
+	err = lock_take(fd, &sets[claim], &others);
+	if (err == -EAGAIN)
+		return image_refuse(name, EXIT_BUSY,
+				    "is locked by another process");
+	if (err)
+		return image_refuse(name, EXIT_OTHER, "cannot be locked: %s",
+				    strerror(-err));
+	if (!others.used && !others.unshared)
+		return 0;
+	if (may_share(claim, &others, image))
+		return 0;
+	return refuse(name, fd, claim, &others);
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef _SHIM_SCHED_SIGNAL_H
+#define _SHIM_SCHED_SIGNAL_H
+
+#include <linux/types.h>
+
+#define current	NULL
+
+/* See shim_kill_after(). */
+bool fatal_signal_pending(const void *task);
+
+#endif
