@@ -579,10 +579,11 @@ static bool is_small(const struct run *run)
 	return true;
 }
 
+/* One that is dirty is, if its refcounts are all that is wrong. */
 static bool is_sound(const struct qcheck *check)
 {
-	return !check->corruptions && !check->leaks && !check->dirty &&
-	       !check->corrupt;
+	return !check->corruptions && !check->corrupt &&
+	       (!check->leaks || check->dirty);
 }
 
 /* Sets what the disk must hold, if that is known. */
@@ -626,6 +627,9 @@ static void check_sound(struct run *run)
 	why = qimg_open(&q, model_file, n);
 	if (!why) {
 		qimg_check(&q, &check);
+		/* What was only read is as it was. */
+		if (check.dirty && run->options & RECIPE_READ_ONLY)
+			return;
 		if (check.corruptions)
 			why = check.first;
 		else if (check.leaks && !(run->options & RECIPE_SMALL_FILE))
