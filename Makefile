@@ -10,12 +10,14 @@
 
 .PHONY: all setup kernel module tool demo check check-long bench clean help
 .PHONY: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e
+.PHONY: check-iotests
 
 all: module tool
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
 	@echo 'Parts of make check: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e'
+	@echo 'Part of it, but whole: check-iotests, half an hour and more'
 
 setup:
 	@scripts/setup
@@ -37,6 +39,9 @@ check:
 
 check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e: setup
 	@scripts/check $(@:check-%=%)
+
+check-iotests: setup
+	@scripts/check iotests-all
 
 check-long:
 	@scripts/check --long

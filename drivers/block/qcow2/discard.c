@@ -15,10 +15,15 @@
  * as data, so the entry is changed only when no write is in flight there.
  *
  * A cluster of which nothing is left loses its place in the file, unless the
- * request or the user wants it kept: the entry becomes ZERO without an offset
- * (in version 2, which has no such entry, 0; with a backing file nothing is
- * zeroed by its entry then), and the reference is dropped, punched and reused by the steps in DOC: commit.  A
+ * request or the user wants it kept: the entry becomes ZERO without an offset,
+ * and the reference is dropped, punched and reused by the steps in DOC: commit.  A
  * cluster that is kept has its entry marked ZERO (its subclusters' zero bits).
+ * What was never allocated is marked too if a backing file would show through.
+ * Version 2 has no such entries: 0 must do, and with a backing file discards do
+ * nothing and zeroes are written.
+ *
+ * Of a compressed cluster only the whole can be zeroed by its entry; a part of it
+ * is left alone by a discard, and written by a write zeroes.
  *
  * What is zeroed of a cluster that keeps its place is punched too: all of it
  * with discard-no-unref, else what is long enough to be worth it.  A write must
