@@ -279,9 +279,19 @@ static int check_size(const struct qcow2_image *img, u32 block,
 			    img->geo.virtual_bytes, block);
 }
 
-/* What direct I/O cannot do; the block device has blocks of this size too. */
-static int check_blocks(const struct qcow2_image *img, u32 block,
-			struct qcow2_reason *why)
+/**
+ * qcow2_check_blocks() - can a file be read and written in blocks of a size?
+ * @img: the image or layer, with its geometry known
+ * @block: the size, which the block device has too
+ * @why: filled in on failure
+ *
+ * What direct I/O cannot do: its blocks are those of the storage.
+ *
+ * Context: any.
+ * Return: 0 or -EOPNOTSUPP.
+ */
+int qcow2_check_blocks(const struct qcow2_image *img, u32 block,
+		       struct qcow2_reason *why)
 {
 	u32 subcluster = 1U << img->geo.subcluster_bits;
 
@@ -321,12 +331,12 @@ static int check_chain(struct qcow2_image *img, struct qcow2_reason *why)
 	img->block_bytes = chain_block(img);
 	if (!qcow2_image_is_view(img))
 		ret = check_backing(img, chain->nr, why) ?:
-		      check_blocks(img, img->block_bytes, why);
+		      qcow2_check_blocks(img, img->block_bytes, why);
 	for (i = 0; i < chain->nr && !ret; i++) {
 		const struct qcow2_image *layer = chain->layers[i];
 
 		ret = check_backing(layer, i + 1 < chain->nr, &rule) ?:
-		      check_blocks(layer, img->block_bytes, &rule);
+		      qcow2_check_blocks(layer, img->block_bytes, &rule);
 		if (ret)
 			qcow2_refuse(why, ret, "%s: %s", layer->name,
 				     rule.text);

@@ -955,6 +955,8 @@ static int open_qcow2(struct qcow2_image *img,
 	/* Sizes count in sectors, here as in QEMU. */
 	img->geo.virtual_bytes = ALIGN_DOWN(img->geo.virtual_bytes,
 					    QCOW2_SECTOR_BYTES);
+	/* Else its tables cannot be read either. */
+	ret = ret ?: qcow2_check_blocks(img, qcow2_file_align(img->file), why);
 	return ret ?: open_engine(img, &options, why);
 }
 

@@ -731,6 +731,8 @@ int qcow2_chain_init(struct qcow2_image *img,
 		     const struct qcow2_options *options,
 		     struct qcow2_reason *why);
 void qcow2_chain_exit(struct qcow2_image *img);
+int qcow2_check_blocks(const struct qcow2_image *img, u32 block,
+		       struct qcow2_reason *why);
 bool qcow2_shows_backing(const struct qcow2_image *img, u64 guest_offset);
 struct qcow2_extent;
 int qcow2_resolve(struct qcow2_image *img, u64 guest_offset, u64 bytes,
