@@ -232,8 +232,8 @@ static void stock_give(struct qcow2_compress *comp, struct qcow2_stock *stock,
 /* Until one is idle, or the first has to be made again. */
 static void stock_wait(struct qcow2_compress *comp, struct qcow2_stock *stock)
 {
-	wait_event(comp->wait, READ_ONCE(stock->nr_idle) ||
-			       !READ_ONCE(stock->nr));
+	wait_event(comp->wait,
+		   READ_ONCE(stock->nr_idle) || !READ_ONCE(stock->nr));
 }
 
 /*
@@ -340,8 +340,8 @@ struct wanted {
 static struct cluster *take_cluster(struct qcow2_compress *comp,
 				    struct wanted *wanted, bool make)
 {
+	struct list_head *idle = NULL;
 	struct cluster *cluster;
-	struct list_head *idle;
 
 	lockdep_assert_held(&comp->lock);
 	wanted->gfp = 0;
@@ -351,11 +351,11 @@ static struct cluster *take_cluster(struct qcow2_compress *comp,
 	if (wanted->fresh) {
 		cluster = wanted->fresh;
 		wanted->fresh = NULL;
-	} else if (make && stock_has_room(&comp->clusters)) {
-		wanted->gfp = stock_begin(comp, &comp->clusters);
-		return NULL;
 	} else {
-		idle = stock_take(comp, &comp->clusters);
+		if (make && stock_has_room(&comp->clusters))
+			wanted->gfp = stock_begin(comp, &comp->clusters);
+		else
+			idle = stock_take(comp, &comp->clusters);
 		if (!idle)
 			return NULL;
 		cluster = list_entry(idle, struct cluster, idle);
