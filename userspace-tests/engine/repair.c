@@ -765,17 +765,27 @@ static void get_crashed(struct run *run, u64 number, char *path, size_t bytes)
 		wl_fail(run->seed, "cannot make %s", work);
 }
 
+/* One or two clusters of the refcount table count all of it, nearly. */
+static void choose_full(struct base_options *base, u64 number)
+{
+	*base = (struct base_options) {
+		.cluster_bits = 9, .refcount_bits = 64, .version = 3,
+		.metadata = true, .snapshot = number & 1,
+		.virtual_bytes = 512 * (number % 3 ? 5000 : 3900),
+		.seed = number,
+	};
+	if (number % 5 == 1) {
+		base->refcount_bits = 16;
+		base->virtual_bytes = 512 * 17000;
+	}
+}
+
 static void get_closed(struct run *run, u64 number, char *path, size_t bytes)
 {
 	struct base_options base;
 
 	if (number < NR_FULL)
-		base = (struct base_options) {
-			.cluster_bits = 9, .refcount_bits = 64, .version = 3,
-			.metadata = true, .snapshot = number & 1,
-			.virtual_bytes = 512 * (number % 3 ? 5000 : 3900),
-			.seed = number,
-		};
+		choose_full(&base, number);
 	else
 		do
 			base_choose(&base, number);
@@ -1028,10 +1038,9 @@ static void use_after_repair(struct run *run)
 	wl_destroy(&w);
 }
 
-/* With the image at @path, and all that is tried. */
-static void run_image(struct run *run, const char *path, unsigned int damage)
+/* With the image that was loaded, and all that is tried. */
+static void run_image(struct run *run, unsigned int damage)
 {
-	load(run, path);
 	damage_image(run, damage);
 	open_q(run);
 	if (verbose)
@@ -1071,7 +1080,8 @@ static void run_seed(u64 seed)
 			   sizeof(path));
 		damage = choose_damage(run);
 	}
-	run_image(run, path, damage);
+	load(run, path);
+	run_image(run, damage);
 }
 
 /*
@@ -1180,6 +1190,11 @@ static void l2_on_refblock(struct victim *v)
 	point(v, v->l1, first_block(v));
 }
 
+static void l2_twice(struct victim *v)
+{
+	set(v, v->l1 + 8, get(v, v->l1));
+}
+
 static void l2_far(struct victim *v)
 {
 	point(v, v->l1, far(v));
@@ -1240,6 +1255,11 @@ static const struct base_options sound = {
 	.snapshot = true, .virtual_bytes = 4 << 20, .seed = 1,
 };
 
+static const struct base_options wide = {
+	.cluster_bits = 12, .refcount_bits = 64, .version = 3, .metadata = true,
+	.virtual_bytes = 4 << 20, .seed = 1,
+};
+
 static const struct base_options one_bit = {
 	.cluster_bits = 12, .refcount_bits = 1, .version = 3, .metadata = true,
 	.virtual_bytes = 4 << 20, .seed = 1,
@@ -1275,6 +1295,7 @@ static const struct refusal {
 	{ "data on an L2 table", &sound, data_on_l2, { "data and an L2 table" } },
 	{ "L2 table on data", &sound, l2_on_data, { "an L2 table and data" } },
 	{ "L2 table on a refcount block", &sound, l2_on_refblock, { "an L2 table and other metadata" } },
+	{ "L2 table twice", &wide, l2_twice, { "the L2 table at", "several entries" } },
 	{ "L2 table behind the file", &sound, l2_far, { "an L2 table at", "end of the file" } },
 	{ "L2 table unaligned", &sound, l2_unaligned, { "L1 entry", "damaged" } },
 	{ "L2 table of a snapshot behind the file", &sound, inactive_l2_far, { "an L2 table at", "end of the file" } },
@@ -1577,6 +1598,28 @@ static void bitmaps(void)
 	unlink(path);
 }
 
+/*
+ * The first cluster of the refcount table goes where QEMU had it at first, which
+ * is the lowest place that a new block could take.
+ */
+static void move_table_to_front(struct run *run)
+{
+	const struct qimg *q = &run->q;
+	size_t nr;
+	unsigned char *kinds = qimg_kinds(q, &nr);
+
+	if (kinds[1] != QKIND_FREE)
+		wl_fail(run->seed, "%s: the second cluster is in use",
+			run->name);
+	free(kinds);
+	memcpy(run->dirty.buf + q->cluster_bytes,
+	       run->dirty.buf + q->reftable_offset, q->cluster_bytes);
+	put64(&run->dirty, HEADER_REFTABLE, q->cluster_bytes);
+	put_unaligned_be32(1, run->dirty.buf + HEADER_REFTABLE + 8);
+	run->no_blocks = true;
+	open_q(run);
+}
+
 /* A full image, of whose refcount table the first cluster is left. */
 static void full_image(const char *name, u64 number, unsigned int damage)
 {
@@ -1586,7 +1629,10 @@ static void full_image(const char *name, u64 number, unsigned int damage)
 
 	get_closed(run, number, path, sizeof(path));
 	snprintf(run->name, sizeof(run->name), "%s", name);
-	run_image(run, path, damage);
+	load(run, path);
+	if (damage & SHORT_TABLE)
+		move_table_to_front(run);
+	run_image(run, damage);
 	if ((damage & SHORT_TABLE) && total.longer == longer)
 		wl_fail(number, "%s: the table is not longer", name);
 }
@@ -1604,10 +1650,61 @@ static void longer_table_and_no_blocks(void)
 
 static void no_blocks_at_all(void)
 {
-	full_image("no blocks", 3, ALL_BLOCKS | FLAGS);
+	full_image("no blocks", 12, ALL_BLOCKS | FLAGS);
+}
+
+/* What lies behind the first range of refcounts goes to the sixth. */
+static void move_data(struct victim *v)
+{
+	const struct qimg *q = &v->run.q;
+	u64 range = 64 * q->cluster_bytes, to = 5 * range, pos;
+	struct bytes image = copy_of(&v->run.dirty, 6 * range);
+
+	free(v->run.dirty.buf);
+	v->run.dirty = image;
+	for (pos = v->l2; pos < v->l2 + q->cluster_bytes; pos += 8) {
+		u64 from = get(v, pos) & OFFSET;
+
+		if (from < range)
+			continue;
+		memcpy(image.buf + to, image.buf + from, q->cluster_bytes);
+		point(v, pos, to);
+		to += q->cluster_bytes;
+	}
+	v->run.dirty.nr = to;
+	open_q(&v->run);
+}
+
+/*
+ * The first range is full when it has its block again. Then there is nothing up
+ * to some data in the sixth, whose block goes to the second: that wants one too.
+ */
+static void block_wants_a_block(void)
+{
+	static const struct base_options base = {
+		.cluster_bits = 9, .refcount_bits = 64, .version = 3,
+		.metadata = true, .virtual_bytes = 512 * 61, .seed = 1,
+	};
+	struct victim v;
+	struct bytes after;
+	u64 i, second;
+
+	make_victim(&v, "a block that wants a block", &base);
+	move_data(&v);
+	for (i = 0; i < reftable_entries(&v.run.q); i++)
+		set(&v, v.run.q.reftable_offset + i * 8, 0);
+	after = repair_it(&v.run, &v.run.dirty);
+	look_at_clean(&v.run, &after, "the repair");
+	second = get64(&after, get64(&after, HEADER_REFTABLE) + 8);
+	if (!second)
+		bad(&v.run, &after, "the repair",
+		    "the second range has no block");
+	free(after.buf);
+	free(v.run.dirty.buf);
 }
 
 static void (* const others[])(void) = {
+	block_wants_a_block,
 	longer_table,
 	longer_table_and_no_blocks,
 	no_blocks_at_all,

@@ -58,6 +58,7 @@ struct qcow2_count_slice {
  * @references: how many were counted
  * @bytes: memory for @slices
  * @end: behind the highest cluster that is referred to
+ * @trees: L1 tables whose entries were counted, or are being
  * @wrong_flags: a COPIED flag of the active tables is set where no refcount
  *	could justify it
  * @piece: pages for a piece of an L2 table
@@ -73,6 +74,7 @@ struct qcow2_counts {
 	u64 references;
 	u64 bytes;
 	u64 end;
+	u32 trees;
 	bool wrong_flags;
 	void *piece[QCOW2_PIECE_PAGES];
 	void *page;
