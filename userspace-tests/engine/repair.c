@@ -45,7 +45,7 @@
 #define NR_FULL		30
 
 /* Random cuts of each stretch between two flushes; errors of a kind tried. */
-#define NR_CUTS		4
+#define NR_CUTS		3
 #define NR_FAULTS	4
 
 #define COPIED		(1ULL << 63)
@@ -494,10 +494,13 @@ static void cut_stretch(struct run *run, const struct bytes *durable,
 	cut(run, durable, room, log, from, from, 0);
 	if (to > from)
 		cut(run, durable, room, log, from, to, 16);
-	for (i = 0; to > from && i < NR_CUTS; i++)
+	/* At its end each time, and somewhere in it. */
+	for (i = 0; to > from && i < NR_CUTS; i++) {
+		cut(run, durable, room, log, from, to, lucks[1 + i % 3]);
 		cut(run, durable, room, log, from,
 		    from + 1 + shim_below(&run->r, to - from),
 		    lucks[shim_below(&run->r, ARRAY_SIZE(lucks))]);
+	}
 }
 
 static size_t room_for(const struct run *run, const struct memfile_record *log,
