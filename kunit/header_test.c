@@ -154,6 +154,9 @@ static const struct accepted {
 	  { BE64(incompatible_features, QCOW2_INCOMPAT_CORRUPT) } },
 	{ "header with a compression type of 0", 3, false,
 	  { BE32(header_length, 112) } },
+	{ "compression type 1", 3, false,
+	  { BE64(incompatible_features, QCOW2_INCOMPAT_COMPRESSION),
+	    BE32(header_length, 112), BYTE(compression_type, 1) } },
 	{ "header as long as the cluster", 3, false,
 	  { BE32(header_length, 65536) } },
 	{ "virtual size 0 without L1 table", 3, false,
@@ -286,6 +289,13 @@ static const struct refused {
 	{ "compression type without its feature bit",
 	  { BE32(header_length, 112), BYTE(compression_type, 1) }, false,
 	  -EUCLEAN, { "compression type is 1", "clear" } },
+	{ "compression's feature bit without a type",
+	  { BE64(incompatible_features, QCOW2_INCOMPAT_COMPRESSION) }, true,
+	  -EUCLEAN, { "compression type is 0", "set" } },
+	{ "compression type 2",
+	  { BE64(incompatible_features, QCOW2_INCOMPAT_COMPRESSION),
+	    BE32(header_length, 112), BYTE(compression_type, 2) }, true,
+	  -EOPNOTSUPP, { "compression type 2", "zlib", "zstd" } },
 
 	/* Encryption and backing file. */
 	{ "AES", { BE32(crypt_method, 1) }, true, -EOPNOTSUPP, { "AES" } },

@@ -557,7 +557,48 @@ static void damaged_l1_entry_is_not_followed(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, ti->reads);
 }
 
+/*
+ * Compressed clusters.
+ */
+
+static const struct range_row {
+	const char *name;
+	u32 cluster_bits;
+	u64 word;
+	u64 offset;
+	u32 bytes;
+} range_rows[] = {
+	{ "in one sector", 16, 0x12345, 0x12345, 0xbb },
+	{ "last byte of a sector", 16, 0x123ff, 0x123ff, 1 },
+	{ "one whole sector", 16, 0x12400, 0x12400, 0x200 },
+	{ "three sectors", 16, 2ULL << 54 | 0x12400, 0x12400, 0x600 },
+	{ "three sectors, not from their start", 16, 2ULL << 54 | 0x12401,
+	  0x12401, 0x5ff },
+	{ "flags are no part of it", 16, COPIED | 2ULL << 54 | 0x12400,
+	  0x12400, 0x600 },
+	{ "512 B: two sectors", 9, 1ULL << 61 | 0x400, 0x400, 0x400 },
+	{ "512 B: greatest offset", 9, BIT_ULL(61) - 1, BIT_ULL(61) - 1, 1 },
+	{ "2 MiB: as long as can be", 21, GENMASK_ULL(61, 49), 0, SZ_4M },
+	{ "2 MiB: greatest offset", 21, BIT_ULL(49) - 512, BIT_ULL(49) - 512,
+	  512 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(range, range_rows, name);
+
+static void compressed_range(struct kunit *test)
+{
+	const struct range_row *row = test->param_value;
+	struct qcow2_geometry geo = { .cluster_bits = row->cluster_bits };
+	u64 offset;
+	u32 bytes;
+
+	qcow2_compressed_range(&geo, COMPRESSED | row->word, &offset, &bytes);
+	KUNIT_EXPECT_EQ(test, row->offset, offset);
+	KUNIT_EXPECT_EQ(test, row->bytes, bytes);
+}
+
 static struct kunit_case cases[] = {
+	KUNIT_CASE_PARAM(compressed_range, range_gen_params),
 	KUNIT_CASE_PARAM(cluster_type, cluster_gen_params),
 	KUNIT_CASE_PARAM(subcluster_type, subcluster_gen_params),
 	KUNIT_CASE_PARAM(damaged_l2_entry, check_gen_params),

@@ -277,8 +277,9 @@ def features():
     refused("extended L2 entries in clusters of 4 KiB", EXIT_INVALID,
             ["extended L2", "4096", "16384"],
             patched((INCOMPATIBLE, "Q", EXTL2), cluster_size=4096))
-    refused("compression type zstd", EXIT_UNSUPPORTED, ["compression type"],
-            patched(compression_type="zstd"))
+    refused("unknown compression type", EXIT_UNSUPPORTED,
+            ["compression type 2", "zlib", "zstd"],
+            patched((COMPRESSION_TYPE, "B", 2), compression_type="zstd"))
     refused("compression bit without its type", EXIT_INVALID, ["compression type", "0"],
             patched((INCOMPATIBLE, "Q", COMPRESSION)))
     refused("compression type without its bit", EXIT_INVALID, ["compression type", "1"],

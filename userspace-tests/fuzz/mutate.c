@@ -599,7 +599,7 @@ static void change_options(void)
 	struct record *rec = find_record(RECORD_OPTIONS);
 
 	if (rec)
-		rec->offset ^= 1ULL << below(7);
+		rec->offset ^= 1ULL << below(8);
 }
 
 static void change_fault(void)

@@ -280,6 +280,16 @@ unsigned int recipe_nr_files(const struct recipe *r)
 	return min(nr, (unsigned int)RECIPE_MAX_FILES);
 }
 
+enum recipe_file recipe_file_kind(const struct recipe *r, unsigned int file)
+{
+	unsigned int i, now = 0;
+
+	for (i = 0; i < r->nr; i++)
+		if (r->records[i].type == RECORD_FILE && ++now == file)
+			break;
+	return i < r->nr ? r->records[i].what : RECIPE_NR_FILES;
+}
+
 void recipe_layout(const struct recipe *r, unsigned int file,
 		   struct layout *l)
 {

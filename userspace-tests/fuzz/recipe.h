@@ -64,7 +64,8 @@ enum recipe_options {
 	RECIPE_YIELDS		= 1 << 4,
 	RECIPE_ALIGN_4K		= 1 << 5,
 	RECIPE_SMALL_FILE	= 1 << 6,	/* no space for growth */
-	RECIPE_ALL_OPTIONS	= 0x7f,
+	RECIPE_SNAPSHOT		= 1 << 7,	/* when it is read only */
+	RECIPE_ALL_OPTIONS	= 0xff,
 };
 
 /**
@@ -139,6 +140,8 @@ void recipe_read(const struct recipe *r, unsigned int file, u64 offset,
 		 void *to, size_t bytes);
 u64 recipe_file_bytes(const struct recipe *r, unsigned int file);
 unsigned int recipe_nr_files(const struct recipe *r);
+/* Of a file but the first. */
+enum recipe_file recipe_file_kind(const struct recipe *r, unsigned int file);
 
 /**
  * struct layout - what a header says, as far as it makes sense

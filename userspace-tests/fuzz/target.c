@@ -76,7 +76,8 @@ struct operation {
  * struct run - an input that is being run
  * @recipe: the input
  * @layout: of its image
- * @filp: the image file
+ * @filps: the files, the image's first
+ * @nr_files: number of them
  * @img: the image, while it is open
  * @options: enum recipe_options
  * @faults: errors were asked for
@@ -93,7 +94,8 @@ struct operation {
 struct run {
 	const struct recipe *recipe;
 	struct layout layout;
-	struct file *filp;
+	struct file *filps[RECIPE_MAX_FILES];
+	unsigned int nr_files;
 	struct qcow2_image *img;
 	unsigned int options;
 	bool faults;
@@ -189,7 +191,7 @@ static void set_faults(struct run *run)
 			continue;
 		}
 		fault.ops = ops[rec->what];
-		memfile_fault(run->filp, &fault);
+		memfile_fault(run->filps[0], &fault);
 	}
 }
 
@@ -577,17 +579,18 @@ static bool is_small(const struct run *run)
 	return true;
 }
 
+/* One that is dirty is, if its refcounts are all that is wrong. */
 static bool is_sound(const struct qcheck *check)
 {
-	return !check->corruptions && !check->leaks && !check->dirty &&
-	       !check->corrupt;
+	return !check->corruptions && !check->corrupt &&
+	       (!check->leaks || check->dirty);
 }
 
 /* Sets what the disk must hold, if that is known. */
 static void learn_content(struct run *run)
 {
 	u64 bytes = run->layout.virtual_bytes;
-	u64 n = memfile_bytes(run->filp);
+	u64 n = memfile_bytes(run->filps[0]);
 	struct qcheck check;
 	struct qimg q;
 
@@ -596,7 +599,7 @@ static void learn_content(struct run *run)
 	/* The checker looks at every refcount that there could be. */
 	if (run->layout.cluster_bits > 12 && run->recipe->seed % 8)
 		return;
-	memfile_fetch(run->filp, 0, model_file, n);
+	memfile_fetch(run->filps[0], 0, model_file, n);
 	if (qimg_open(&q, model_file, n))
 		return;
 	qimg_check(&q, &check);
@@ -615,15 +618,18 @@ static void check_sound(struct run *run)
 	u64 bytes = run->layout.virtual_bytes;
 	struct qcheck check;
 	struct qimg q;
-	u64 i, n = memfile_bytes(run->filp);
+	u64 i, n = memfile_bytes(run->filps[0]);
 	const char *why;
 
 	if (n > sizeof(model_file))
 		shim_die("an image that was sound has grown to %llu bytes", n);
-	memfile_fetch(run->filp, 0, model_file, n);
+	memfile_fetch(run->filps[0], 0, model_file, n);
 	why = qimg_open(&q, model_file, n);
 	if (!why) {
 		qimg_check(&q, &check);
+		/* What was only read is as it was. */
+		if (check.dirty && run->options & RECIPE_READ_ONLY)
+			return;
 		if (check.corruptions)
 			why = check.first;
 		else if (check.leaks && !(run->options & RECIPE_SMALL_FILE))
@@ -647,11 +653,11 @@ static void check_header(struct run *run)
 		u32 from, to;
 	} fixed[] = { { 0, 36 }, { 60, 72 }, { 96, 104 } };
 	u32 i, n = run->layout.header_bytes;
-	u64 bytes = memfile_bytes(run->filp);
+	u64 bytes = memfile_bytes(run->filps[0]);
 	u8 before[104], now[104];
 
 	recipe_read(run->recipe, 0, 0, before, sizeof(before));
-	memfile_fetch(run->filp, 0, now, sizeof(now));
+	memfile_fetch(run->filps[0], 0, now, sizeof(now));
 	for (i = 0; i < ARRAY_SIZE(fixed); i++)
 		if (fixed[i].to <= n && fixed[i].to <= bytes &&
 		    memcmp(before + fixed[i].from, now + fixed[i].from,
@@ -669,7 +675,7 @@ static void check_refusal(int error, const struct qcow2_reason *why)
 	const char *c;
 
 	if (error != -EUCLEAN && error != -EOPNOTSUPP && error != -EINVAL &&
-	    error != -EIO && error != -ENOMEM)
+	    error != -EIO && error != -ENOMEM && error != -ENOENT)
 		shim_die("an image is refused with error %d", error);
 	if (!why->text[0])
 		shim_die("an image is refused without a reason");
@@ -679,20 +685,73 @@ static void check_refusal(int error, const struct qcow2_reason *why)
 				 (u8)*c, why->text);
 }
 
-static struct qcow2_image *open_one(struct run *run)
+static void put_layers(struct qcow2_image **layers, u32 nr)
 {
-	const struct qcow2_options options = {
-		.file_flags = run->options & RECIPE_READ_ONLY ?
-			      0 : QCOW2_FILE_WRITABLE,
+	while (nr--)
+		qcow2_layer_put(layers[nr]);
+}
+
+/* Of the files from the @first on; 0 or a negative errno. */
+static int get_layers(struct run *run, unsigned int first,
+		      struct qcow2_image **layers, u32 *nr,
+		      struct qcow2_reason *why)
+{
+	unsigned int i;
+
+	*nr = 0;
+	for (i = first; i < run->nr_files; i++) {
+		enum recipe_file kind = i ? recipe_file_kind(run->recipe, i) :
+					RECIPE_BACKING_QCOW2;
+		const struct qcow2_layer_spec spec = {
+			.filp = run->filps[i],
+			.name = "layer",
+			.raw = kind == RECIPE_BACKING_RAW,
+			.snapshot = !i && run->options & RECIPE_SNAPSHOT ?
+				    "1" : NULL,
+		};
+
+		if (kind == RECIPE_DATA_FILE)
+			continue;
+		layers[*nr] = qcow2_layer_get(&spec, why);
+		if (IS_ERR(layers[*nr])) {
+			put_layers(layers, *nr);
+			return PTR_ERR(layers[*nr]);
+		}
+		++*nr;
+	}
+	return 0;
+}
+
+static struct qcow2_image *open_on_layers(struct run *run,
+					  struct qcow2_reason *why)
+{
+	bool read_only = run->options & RECIPE_READ_ONLY;
+	struct qcow2_image *img, *layers[RECIPE_MAX_FILES];
+	struct qcow2_options options = {
+		.file_flags = read_only ? 0 : QCOW2_FILE_WRITABLE,
 		.no_pass_discard = run->options & RECIPE_NO_PASS_DISCARD,
 		.discard_no_unref = run->options & RECIPE_NO_UNREF,
 		.cache_bytes = run->options & RECIPE_SMALL_CACHE ?
 			       QCOW2_CACHE_MIN_BYTES : 0,
+		.layers = layers,
 	};
-	struct qcow2_reason why = {};
-	struct qcow2_image *img;
+	int ret = get_layers(run, !read_only, layers, &options.nr_layers, why);
 
-	img = qcow2_image_open(run->filp, "fuzz", &options, &why);
+	if (ret)
+		return ERR_PTR(ret);
+	img = read_only ? qcow2_view_open("fuzz", &options, why) :
+			  qcow2_image_open(run->filps[0], "fuzz", &options,
+					   why);
+	if (IS_ERR(img))
+		put_layers(layers, options.nr_layers);
+	return img;
+}
+
+static struct qcow2_image *open_one(struct run *run)
+{
+	struct qcow2_reason why = {};
+	struct qcow2_image *img = open_on_layers(run, &why);
+
 	say("open, options 0x%x: %s (%d)", run->options,
 	    IS_ERR(img) ? why.text : "done", PTR_ERR_OR_ZERO(img));
 	if (IS_ERR(img))
@@ -739,6 +798,7 @@ static void use_image(struct run *run)
 	int ret;
 
 	run->layout.virtual_bytes = run->img->geo.virtual_bytes;
+	run->align = run->img->block_bytes;
 	find_places(run);
 	if (run->layout.virtual_bytes) {
 		read_places(run);
@@ -762,7 +822,7 @@ static void use_image(struct run *run)
 /* No file if it is longer than a file can be there. */
 static void dump(struct run *run, const char *path)
 {
-	if (path && memfile_dump(run->filp, path))
+	if (path && memfile_dump(run->filps[0], path))
 		unlink(path);
 }
 
@@ -775,13 +835,15 @@ static void set_up(struct run *run, struct recipe *recipe)
 	for (i = 0; i < recipe->nr; i++)
 		if (recipe->records[i].type == RECORD_OPTIONS)
 			run->options = recipe->records[i].offset;
-	run->align = run->options & RECIPE_ALIGN_4K ? 4096 : 512;
-	options.align = run->align;
+	options.align = run->options & RECIPE_ALIGN_4K ? 4096 : 512;
 	recipe_layout(recipe, 0, &run->layout);
-	run->filp = memfile_create(&options);
-	store_file(run->filp, recipe, 0);
+	run->nr_files = recipe_nr_files(recipe);
+	for (i = 0; i < run->nr_files; i++) {
+		run->filps[i] = memfile_create(&options);
+		store_file(run->filps[i], recipe, i);
+	}
 	if (run->options & RECIPE_SMALL_FILE)
-		memfile_set_space(run->filp, memfile_space_used(run->filp) +
+		memfile_set_space(run->filps[0], memfile_space_used(run->filps[0]) +
 					     SZ_64K);
 	dump(run, fuzz_image_path);
 	fiber_begin(recipe->seed, run->options & RECIPE_YIELDS ? 30 : 0);
@@ -806,7 +868,8 @@ static void run_recipe(struct recipe *recipe)
 			check_sound(&run);
 	}
 	shim_fail_nth_allocation(U64_MAX, 0);
-	memfile_destroy(run.filp);
+	while (run.nr_files)
+		memfile_destroy(run.filps[--run.nr_files]);
 }
 
 /*
