@@ -371,10 +371,14 @@ static struct file *file_of(const struct run *run, const struct bytes *image,
 	return filp;
 }
 
+/* The external data file of the image, NULL for none. */
+static struct file *data_filp;
+
 static int attach(struct file *filp, bool writable, struct qcow2_reason *why)
 {
 	const struct qcow2_options options = {
 		.file_flags = writable ? QCOW2_FILE_WRITABLE : 0,
+		.data_filp = data_filp,
 	};
 	struct qcow2_image *img;
 	int ret;
@@ -1706,7 +1710,64 @@ static void block_wants_a_block(void)
 	free(v.run.dirty.buf);
 }
 
+static void make_with_data_file(const char *path, const char *data)
+{
+	char options[700];
+	const char * const create[] = {
+		"qemu-img", "create", "-q", "-f", "qcow2", "-o", options, path,
+		"4M", NULL
+	};
+	const char * const write[] = {
+		"qemu-io", "-f", "qcow2", "-c", "write -q -P 3 100k 300k", path,
+		NULL
+	};
+
+	snprintf(options, sizeof(options),
+		 "cluster_size=4096,data_file=%s,data_file_raw=on", data);
+	if (run_program(create, false) || run_program(write, false))
+		wl_fail(0, "cannot make %s", path);
+}
+
+/* Its clusters are nobody's in the image; and that it is raw stays true. */
+static void data_file(void)
+{
+	struct memfile_options options = { .seed = 1 };
+	char path[600], data[620];
+	struct run run = {};
+	struct bytes after;
+
+	wl_name_seed(0, HANG_SECONDS);
+	snprintf(run.name, sizeof(run.name), "data file");
+	snprintf(path, sizeof(path), "%s/repair-%d-with-data.qcow2", work_dir,
+		 getpid());
+	snprintf(data, sizeof(data), "%s.data", path);
+	make_with_data_file(path, data);
+	run.dirty.buf = must(read_file(path, &run.dirty.nr));
+	/* The reader does not serve it, but decodes what is needed here. */
+	qimg_open(&run.q, run.dirty.buf, run.dirty.nr);
+	put64(&run.dirty, HEADER_INCOMPAT,
+	      get64(&run.dirty, HEADER_INCOMPAT) | DIRTY);
+	spoil_refcounts(&run, ALL_COUNTS);
+	data_filp = memfile_create(&options);
+	if (memfile_load(data_filp, data))
+		wl_fail(0, "cannot load %s", data);
+	after = repair_it(&run, &run.dirty);
+	memfile_destroy(data_filp);
+	data_filp = NULL;
+	if (get64(&after, HEADER_AUTOCLEAR) !=
+	    get64(&run.dirty, HEADER_AUTOCLEAR))
+		bad(&run, &after, "data file", "autoclear bits 0x%llx",
+		    get64(&after, HEADER_AUTOCLEAR));
+	if (qemu_img_check(&run, &after))
+		bad(&run, &after, "data file", "qemu-img check complains");
+	free(after.buf);
+	free(run.dirty.buf);
+	unlink(path);
+	unlink(data);
+}
+
 static void (* const others[])(void) = {
+	data_file,
 	block_wants_a_block,
 	longer_table,
 	longer_table_and_no_blocks,

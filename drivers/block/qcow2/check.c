@@ -540,10 +540,7 @@ static int count_l1_entry(struct qcow2_counts *counts, u64 entry, u64 pos,
 			QCOW2_MARK_L2 | copied_mark(entry, active),
 			"an L2 table");
 	ret = ret ?: check_l2_users(counts, offset);
-	/* Of an external data file the clusters are not counted. */
-	if (ret || (counts->img->geo.incompatible & QCOW2_INCOMPAT_DATA_FILE))
-		return ret;
-	return count_l2(counts, offset, active);
+	return ret ?: count_l2(counts, offset, active);
 }
 
 static int count_l1(struct qcow2_counts *counts, u64 offset, u32 entries,
@@ -589,8 +586,7 @@ static int count_l1_trees(struct qcow2_counts *counts)
 
 static bool bitmaps_count(const struct qcow2_geometry *geo)
 {
-	/* With another bit set all of them go before the first write. */
-	return geo->autoclear == QCOW2_AUTOCLEAR_BITMAPS && geo->nb_bitmaps;
+	return geo->nb_bitmaps && !qcow2_unknown_autoclear(geo);
 }
 
 static int count_bitmap_table(struct qcow2_counts *counts, u64 offset,

@@ -80,6 +80,19 @@ struct qcow2_counts {
 	void *page;
 };
 
+/*
+ * Autoclear bits for what is neither kept up by this driver nor counted.  They
+ * are cleared before the first write, and with them goes all that bitmaps say.
+ */
+static inline u64 qcow2_unknown_autoclear(const struct qcow2_geometry *geo)
+{
+	u64 known = QCOW2_AUTOCLEAR_BITMAPS;
+
+	if (geo->raw_data)
+		known |= QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+	return geo->autoclear & ~known;
+}
+
 int qcow2_counts_init(struct qcow2_counts *counts, struct qcow2_image *img,
 		      struct qcow2_reason *why);
 void qcow2_counts_exit(struct qcow2_counts *counts);
