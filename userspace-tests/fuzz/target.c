@@ -675,7 +675,8 @@ static void check_refusal(int error, const struct qcow2_reason *why)
 	const char *c;
 
 	if (error != -EUCLEAN && error != -EOPNOTSUPP && error != -EINVAL &&
-	    error != -EIO && error != -ENOMEM && error != -ENOENT)
+	    error != -EIO && error != -ENOMEM && error != -ENOENT &&
+	    error != -ENOSPC)
 		shim_die("an image is refused with error %d", error);
 	if (!why->text[0])
 		shim_die("an image is refused without a reason");
