@@ -146,6 +146,8 @@ static const struct accepted {
 	  { BE64(compatible_features, ~0ULL) } },
 	{ "unknown autoclear features", 3, false,
 	  { BE64(autoclear_features, ~0ULL) } },
+	{ "dirty image", 3, false,
+	  { BE64(incompatible_features, QCOW2_INCOMPAT_DIRTY) } },
 	{ "dirty image, read-only", 3, true,
 	  { BE64(incompatible_features, QCOW2_INCOMPAT_DIRTY) } },
 	{ "corrupt image, read-only", 3, true,
@@ -170,6 +172,8 @@ static const struct accepted {
 	  { EXT(0, 0x12345678), EXT(4, 5) } },
 	{ "header extension up to the cluster's end", 3, false,
 	  { EXT(0, 0x12345678), EXT(4, 65536 - 112) } },
+	{ "bitmaps that mean nothing are not looked at", 3, false,
+	  { EXT(0, 0x23852875), EXT(4, 16), EXT(8, U32_MAX) } },
 	{ "nothing is read behind the end of the extensions", 3, false,
 	  { EXT(8, 0x12345678), EXT(12, 0xffffffff) } },
 };
@@ -255,8 +259,9 @@ static const struct refused {
 	  false, -EUCLEAN, { "0x12345678", "17 bytes", "only 16" } },
 
 	/* Features. */
-	{ "dirty image", { BE64(incompatible_features, BIT_ULL(0)) }, false,
-	  -EUCLEAN, { "not closed cleanly", "qemu-img check", "read-only" } },
+	{ "corrupt image that is dirty too",
+	  { BE64(incompatible_features, BIT_ULL(0) | BIT_ULL(1)) }, false,
+	  -EUCLEAN, { "corrupt", "qemu-img check", "read-only" } },
 	{ "corrupt image", { BE64(incompatible_features, BIT_ULL(1)) }, false,
 	  -EUCLEAN, { "corrupt", "qemu-img check", "read-only" } },
 	{ "external data file", { BE64(incompatible_features, BIT_ULL(2)) },
@@ -341,6 +346,24 @@ static const struct refused {
 	  { BE32(nb_snapshots, 65536),
 	    BE64(snapshots_offset, 0xffffffffffff0000) },
 	  false, -EUCLEAN, { "snapshot table", "outside" } },
+
+	/* Bitmaps. */
+	{ "bitmaps extension of 16 bytes",
+	  { BE64(autoclear_features, 1), EXT(0, 0x23852875), EXT(4, 16) },
+	  false, -EUCLEAN, { "bitmaps", "16 bytes", "wanted 24" } },
+	{ "65536 bitmaps",
+	  { BE64(autoclear_features, 1), EXT(0, 0x23852875), EXT(4, 24),
+	    EXT(8, 65536) },
+	  false, -EUCLEAN, { "65536 persistent bitmaps", "at most 65535" } },
+	{ "bitmap directory of 64 MiB and a byte",
+	  { BE64(autoclear_features, 1), EXT(0, 0x23852875), EXT(4, 24),
+	    EXT(20, SZ_64M + 1) },
+	  false, -EUCLEAN, { "bitmap directory", "67108865" } },
+	{ "bitmap directory that is not aligned",
+	  { BE64(autoclear_features, 1), EXT(0, 0x23852875), EXT(4, 24),
+	    EXT(28, 512) },
+	  false, -EUCLEAN,
+	  { "bitmap directory", "0x200", "multiple of the cluster size" } },
 
 	/* L1 table and virtual size. */
 	{ "L1 table too short for the virtual size",

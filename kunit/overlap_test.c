@@ -128,8 +128,16 @@ static void add_snapshots(struct kunit *test, struct qcow2_image *img)
 						      GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, place);
-	place[0] = (struct qcow2_l1_place){ ONE_L1, ONE_L1 + 16 };
-	place[1] = (struct qcow2_l1_place){ OTHER_L1, OTHER_L1 + CLUSTER + 16 };
+	place[0] = (struct qcow2_l1_place){
+		.offset = ONE_L1,
+		.entries = 2,
+		.max_end = ONE_L1 + 16,
+	};
+	place[1] = (struct qcow2_l1_place){
+		.offset = OTHER_L1,
+		.entries = CLUSTER / 8 + 2,
+		.max_end = OTHER_L1 + CLUSTER + 16,
+	};
 	img->geo.snapshots_offset = SNAPSHOT_TABLE;
 	img->snapshots.table_bytes = 100;
 	img->snapshots.l1_tables = place;

@@ -262,8 +262,9 @@ def features():
             ["warp drive", "bit 41"], with_feature_name(41, "warp drive"))
     refused("unknown incompatible bit, also read-only", EXIT_UNSUPPORTED,
             ["warp drive", "bit 41"], with_feature_name(41, "warp drive"), "-r")
-    refused("dirty", EXIT_INVALID, ["not closed cleanly", "qemu-img check"],
-            patched((INCOMPATIBLE, "Q", DIRTY), lazy_refcounts="on"))
+    refused("dirty, with an L1 entry behind the end of the file", EXIT_INVALID,
+            ["not closed cleanly", "end of the file", "qemu-img check -r all", "read-only"],
+            dirty_and_worse)
     refused("corrupt", EXIT_INVALID, ["corrupt", "qemu-img check"],
             patched((INCOMPATIBLE, "Q", CORRUPT)))
     for name, bit in (("dirty", DIRTY), ("corrupt", CORRUPT)):
@@ -290,6 +291,13 @@ def features():
     refused("AES encryption", EXIT_UNSUPPORTED, ["encrypt", "AES"],
             patched((CRYPT_METHOD, "I", 1)))
     refused("backing file", EXIT_UNSUPPORTED, ["backing file", "base.qcow2"], overlay)
+
+
+def dirty_and_worse():
+    """More than refcounts is wrong, so it cannot be repaired here."""
+    image = patched((INCOMPATIBLE, "Q", DIRTY), lazy_refcounts="on")()
+    patch(image, field(image, L1_OFFSET, "Q"), "Q", 1 << 40)
+    return image
 
 
 def overlay():

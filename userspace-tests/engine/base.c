@@ -110,8 +110,7 @@ void base_describe(const struct base_options *o, char *text, size_t bytes)
 		 o->zstd ? "-zstd" : "", o->seed);
 }
 
-static void format_options(const struct base_options *o, char *text,
-			   size_t bytes)
+void base_format_options(const struct base_options *o, char *text, size_t bytes)
 {
 	snprintf(text, bytes, "compat=%s,cluster_size=%u,preallocation=%s%s%s",
 		 o->version == 3 ? "1.1" : "0.10", 1U << o->cluster_bits,
@@ -132,7 +131,7 @@ static int create(const struct base_options *o, const char *path)
 		size, NULL
 	};
 
-	format_options(o, options, sizeof(options));
+	base_format_options(o, options, sizeof(options));
 	snprintf(size, sizeof(size), "%llu", o->virtual_bytes);
 	return run_program(argv, false);
 }
@@ -184,7 +183,7 @@ static int create_compressed(const struct base_options *o,
 	int error;
 
 	snprintf(raw, sizeof(raw), "%s.raw", path);
-	format_options(o, options, sizeof(options));
+	base_format_options(o, options, sizeof(options));
 	error = write_raw(o, r, raw);
 	error = error ? error : run_program(argv, false);
 	unlink(raw);

@@ -43,6 +43,9 @@ struct base_options {
 void base_choose(struct base_options *options, u64 seed);
 void base_describe(const struct base_options *options, char *text,
 		   size_t bytes);
+/* As `qemu-img create -o` takes them. */
+void base_format_options(const struct base_options *options, char *text,
+			 size_t bytes);
 /*
  * Makes the image in @dir unless it is there. @path gets its name. At that time
  * our reader is compared with `qemu-img convert`. 0, or it has said why not.

@@ -64,6 +64,7 @@ struct file {
 	struct block **blocks;
 	size_t nr_buckets;
 	size_t nr_blocks;
+	size_t peak_blocks;
 	u64 max_blocks;
 	u64 bytes;
 
@@ -80,6 +81,7 @@ struct file {
 	struct memfile_fault fault;
 	u64 fault_seen;
 	u64 fault_struck;
+	struct memfile_strike strike;
 
 	struct {
 		unsigned int ops;
@@ -161,6 +163,7 @@ static struct block *make_block(struct file *filp, u64 index)
 	block->next = *to;
 	*to = block;
 	filp->nr_blocks++;
+	filp->peak_blocks = max(filp->peak_blocks, filp->nr_blocks);
 	return block;
 }
 
@@ -294,6 +297,30 @@ static void end(struct file *filp, ssize_t record, int error)
 	filp->log[record].error = error;
 }
 
+static unsigned char *flatten(struct file *filp, size_t *bytes)
+{
+	unsigned char *buf = must(malloc(filp->bytes + 1));
+
+	*bytes = filp->bytes;
+	get_bytes(filp, 0, buf, filp->bytes);
+	return buf;
+}
+
+static void forget_strike(struct file *filp)
+{
+	free(filp->strike.file);
+	filp->strike.file = NULL;
+}
+
+static void struck(struct file *filp, u64 offset, u64 bytes)
+{
+	if (filp->fault_struck++ || !filp->fault.keep)
+		return;
+	filp->strike.offset = offset;
+	filp->strike.bytes = bytes;
+	filp->strike.file = flatten(filp, &filp->strike.file_bytes);
+}
+
 /* The error that an operation shall give, 0 for none. */
 static int fault_of(struct file *filp, enum memfile_op op, u64 offset,
 		    u64 bytes)
@@ -309,7 +336,7 @@ static int fault_of(struct file *filp, enum memfile_op op, u64 offset,
 		return 0;
 	if (f->times && filp->fault_seen > f->skip + f->times)
 		return 0;
-	filp->fault_struck++;
+	struck(filp, offset, bytes);
 	return f->error;
 }
 
@@ -669,6 +696,7 @@ void memfile_destroy(struct file *filp)
 	for (i = 0; i < filp->options.threads; i++)
 		pthread_join(filp->threads[i], NULL);
 	memfile_log_clear(filp);
+	forget_strike(filp);
 	for (b = 0; b < filp->nr_buckets; b++)
 		while (filp->blocks[b])
 			drop_block(filp, filp->blocks[b]->index);
@@ -692,6 +720,23 @@ void memfile_load_buf(struct file *filp, const void *buf, size_t bytes)
 	memfile_store(filp, 0, buf, bytes);
 }
 
+/* Some blocks of a file, from the start of one. */
+static void load_blocks(struct file *filp, u64 offset, const unsigned char *buf,
+			size_t bytes)
+{
+	enter(filp);
+	while (bytes) {
+		size_t n = in_block(offset, bytes);
+
+		if (memchr_inv(buf, 0, n))
+			put_bytes(filp, offset, buf, n);
+		offset += n;
+		buf += n;
+		bytes -= n;
+	}
+	leave(filp);
+}
+
 int memfile_load(struct file *filp, const char *path)
 {
 	int fd = open(path, O_RDONLY);
@@ -709,9 +754,7 @@ int memfile_load(struct file *filp, const char *path)
 		n = pread(fd, buf, min_t(u64, sizeof(buf), hole - pos), pos);
 		if (n <= 0)
 			break;
-		enter(filp);
-		put_bytes(filp, pos, buf, n);
-		leave(filp);
+		load_blocks(filp, pos, buf, n);
 		pos += n;
 	}
 	close(fd);
@@ -749,9 +792,7 @@ unsigned char *memfile_flatten(struct file *filp, size_t *bytes)
 	unsigned char *buf;
 
 	enter(filp);
-	*bytes = filp->bytes;
-	buf = must(malloc(filp->bytes + 1));
-	get_bytes(filp, 0, buf, filp->bytes);
+	buf = flatten(filp, bytes);
 	leave(filp);
 	return buf;
 }
@@ -822,6 +863,8 @@ void memfile_fault(struct file *filp, const struct memfile_fault *fault)
 	static const struct memfile_fault none;
 
 	enter(filp);
+	if (fault)
+		forget_strike(filp);
 	filp->fault = fault ? *fault : none;
 	filp->fault_seen = 0;
 	filp->fault_struck = 0;
@@ -836,6 +879,16 @@ u64 memfile_faults(struct file *filp)
 	struck = filp->fault_struck;
 	leave(filp);
 	return struck;
+}
+
+const struct memfile_strike *memfile_strike(struct file *filp)
+{
+	bool is_kept;
+
+	enter(filp);
+	is_kept = filp->strike.file;
+	leave(filp);
+	return is_kept ? &filp->strike : NULL;
 }
 
 void memfile_hold(struct file *filp, unsigned int ops, u64 from, u64 to)
@@ -883,7 +936,16 @@ u64 memfile_space_used(struct file *filp)
 	return bytes;
 }
 
-/* Like a flush a call that waits; recorded and made to fail like a write. */
+u64 memfile_space_peak(struct file *filp)
+{
+	u64 bytes;
+
+	enter(filp);
+	bytes = (u64)filp->peak_blocks << BLOCK_BITS;
+	leave(filp);
+	return bytes;
+}
+
 /* Invariant I4: what is punched nobody reads or writes at that time. */
 static void check_punch(struct file *filp, u64 offset, u64 bytes)
 {
@@ -898,6 +960,7 @@ static void check_punch(struct file *filp, u64 offset, u64 bytes)
 				 t->fio->offset);
 }
 
+/* Like a flush a call that waits; recorded and made to fail like a write. */
 int memfile_zero_range(struct file *filp, u64 offset, u64 bytes, bool punch)
 {
 	enum memfile_op op = punch ? MEMFILE_PUNCH : MEMFILE_ZERO;

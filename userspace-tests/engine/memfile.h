@@ -82,6 +82,7 @@ struct memfile_record {
  * @times: so many fail then; 0 for all
  * @error: negative errno
  * @torn: a write that fails changes a random part of its sectors
+ * @keep: for memfile_strike() keep what the file holds when it strikes first
  * @from: only those that touch bytes from here ...
  * @to: ... up to here; 0 for everywhere
  */
@@ -91,14 +92,32 @@ struct memfile_fault {
 	u64 times;
 	int error;
 	bool torn;
+	bool keep;
 	u64 from;
 	u64 to;
+};
+
+/**
+ * struct memfile_strike - the first operation that a fault made fail
+ * @offset: where it was, in bytes
+ * @bytes: its length
+ * @file: what the file held just before
+ * @file_bytes: length of that
+ */
+struct memfile_strike {
+	u64 offset;
+	u64 bytes;
+	unsigned char *file;
+	size_t file_bytes;
 };
 
 struct file *memfile_create(const struct memfile_options *options);
 void memfile_destroy(struct file *filp);
 
-/* 0 or a negative errno. Holes stay holes in both directions. */
+/*
+ * 0 or a negative errno. Blocks of zeroes become holes, so that it makes no
+ * difference which of them are holes in the file.
+ */
 int memfile_load(struct file *filp, const char *path);
 int memfile_dump(struct file *filp, const char *path);
 void memfile_store(struct file *filp, u64 offset, const void *buf,
@@ -124,6 +143,8 @@ u64 memfile_count(struct file *filp, enum memfile_op op);
 void memfile_fault(struct file *filp, const struct memfile_fault *fault);
 /* How often it struck. */
 u64 memfile_faults(struct file *filp);
+/* Of the last fault, which had @keep; NULL if it did not strike. */
+const struct memfile_strike *memfile_strike(struct file *filp);
 /*
  * The next operation of one of these kinds (bits 1 << enum memfile_op; no flush)
  * that touches bytes from here up to there waits before it is carried out, until
@@ -139,6 +160,8 @@ bool memfile_holds(struct file *filp);
  */
 void memfile_set_space(struct file *filp, u64 bytes);
 u64 memfile_space_used(struct file *filp);
+/* The most that it ever was. */
+u64 memfile_space_peak(struct file *filp);
 
 /* For what file.h has beyond transfers, and for tests. 0 or a negative errno. */
 int memfile_zero_range(struct file *filp, u64 offset, u64 bytes, bool punch);

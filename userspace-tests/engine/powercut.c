@@ -573,9 +573,13 @@ static void bad_sector(struct run *run, const struct cut *cut,
 	bad_image(run, cut, file, bytes, what);
 }
 
-/* A crash is followed by use: the engine must get along with what it left. */
+/*
+ * A crash is followed by use: the engine must get along with what it left, and
+ * mend it if it is dirty, so that nothing leaks then.
+ */
 static void use_again(struct run *run, const struct cut *cut,
-		      const unsigned char *file, u64 bytes, unsigned char *disk)
+		      const unsigned char *file, u64 bytes, unsigned char *disk,
+		      bool dirty)
 {
 	struct memfile_options options = { .seed = run->seed };
 	struct workload w = {
@@ -603,6 +607,9 @@ static void use_again(struct run *run, const struct cut *cut,
 	if (check.corruptions)
 		bad_image(run, cut, after, after_bytes,
 			  "used again after the cut, the image is corrupt");
+	if (dirty && (check.dirty || check.leaks))
+		bad_image(run, cut, after, after_bytes,
+			  "used again after the cut, the image is not mended");
 	free(after);
 	memfile_destroy(w.filp);
 	wl_destroy(&w);
@@ -642,9 +649,10 @@ static void look_at(struct run *run, const struct cut *cut,
 				  "qemu-img check finds what we do not");
 		total.by_qemu++;
 	}
-	if (reopen_every && !check.dirty &&
-	    !shim_below(&run->r, reopen_every))
-		use_again(run, cut, file, bytes, disk);
+	if (reopen_every && !shim_below(&run->r, check.dirty ?
+					DIV_ROUND_UP(reopen_every, 10) :
+					reopen_every))
+		use_again(run, cut, file, bytes, disk, check.dirty);
 	else
 		free(disk);
 }

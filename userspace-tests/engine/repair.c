@@ -773,7 +773,8 @@ static void get_closed(struct run *run, u64 number, char *path, size_t bytes)
 		base = (struct base_options) {
 			.cluster_bits = 9, .refcount_bits = 64, .version = 3,
 			.metadata = true, .snapshot = number & 1,
-			.virtual_bytes = 512 * 3700, .seed = number,
+			.virtual_bytes = 512 * (number % 3 ? 5000 : 3900),
+			.seed = number,
 		};
 	else
 		do
@@ -796,6 +797,7 @@ enum damage {
 	ALL_COUNTS	= 1 << 4,	/* all are */
 	ZERO_COUNTS	= 1 << 5,	/* all are 0 */
 	MAX_COUNTS	= 1 << 6,	/* all are as high as can be */
+	ALL_BLOCKS	= 1 << 7,	/* all blocks are missing */
 };
 
 static void spoil_block(struct run *run, u64 block, unsigned int damage)
@@ -827,7 +829,8 @@ static void spoil_refcounts(struct run *run, unsigned int damage)
 		if (!block)
 			continue;
 		spoil_block(run, block, damage);
-		if (!(damage & NO_BLOCKS) || shim_below(&run->r, 2))
+		if (!(damage & ALL_BLOCKS) &&
+		    (!(damage & NO_BLOCKS) || shim_below(&run->r, 2)))
 			continue;
 		put64(&run->dirty, pos, 0);
 		run->no_blocks = true;
@@ -973,15 +976,90 @@ static void repair_whole(struct run *run)
 	fail_everywhere(run, counts, allocations);
 }
 
-static void run_seed(u64 seed)
+/* What the disk holds; false if our reader does not know its compression. */
+static bool read_disk(const struct run *run, unsigned char **content)
+{
+	*content = must(calloc(1, run->q.virtual_bytes));
+	return !qimg_read(&run->q, 0, run->q.virtual_bytes, *content);
+}
+
+/*
+ * The engine goes on with what it has in memory: what it allocates next must be
+ * free, and what it counts must be counted.
+ */
+static void use_after_repair(struct run *run)
+{
+	const struct qcow2_options options = {
+		.file_flags = QCOW2_FILE_WRITABLE,
+	};
+	struct workload w = {
+		.seed = run->seed,
+		.align = WL_SECTOR,
+		.mix = { .write = 50, .flush = 5, .discard = 20 },
+		.max_op_bytes = 65536,
+		.filp = file_of(run, &run->dirty, false),
+	};
+	struct qcow2_reason why = {};
+	unsigned char *content;
+	struct qcheck check;
+	struct bytes after;
+	struct qimg q;
+
+	if (read_disk(run, &content))
+		w.mix.read = 50;
+	wl_init(&w, content, run->q.virtual_bytes);
+	w.img = qcow2_image_open(w.filp, "test", &options, &why);
+	if (IS_ERR(w.img))
+		bad(run, NULL, "used after the repair", "%s", why.text);
+	wl_run(&w, 1, 60, shim_random(&run->r));
+	if (qcow2_image_needs_check(w.img) || qcow2_image_close(w.img))
+		bad(run, NULL, "used after the repair", "the image failed: %s",
+		    shim_log());
+	after = content_of(w.filp);
+	if (qimg_open(&q, after.buf, after.nr))
+		bad(run, &after, "used after the repair", "it is no image");
+	qimg_check(&q, &check);
+	if (check.dirty || check.corruptions || check.leaks)
+		bad(run, &after, "used after the repair",
+		    "dirty %d, %u corruptions, %u leaks; %s", check.dirty,
+		    check.corruptions, check.leaks, check.first);
+	free(after.buf);
+	memfile_destroy(w.filp);
+	wl_destroy(&w);
+}
+
+/* With the image at @path, and all that is tried. */
+static void run_image(struct run *run, const char *path, unsigned int damage)
+{
+	load(run, path);
+	damage_image(run, damage);
+	open_q(run);
+	if (verbose)
+		fprintf(stderr, "seed %llu: %s, %zu bytes\n", run->seed,
+			run->name, run->dirty.nr);
+	look_at_read_only(run);
+	repair_whole(run);
+	use_after_repair(run);
+	free(run->dirty.buf);
+	free(run);
+}
+
+static struct run *new_run(u64 seed)
 {
 	struct run *run = must(calloc(1, sizeof(*run)));
-	unsigned int damage = 0;
-	char path[600];
 
 	wl_name_seed(seed, HANG_SECONDS);
 	run->seed = seed;
 	run->r.state = seed;
+	return run;
+}
+
+static void run_seed(u64 seed)
+{
+	struct run *run = new_run(seed);
+	unsigned int damage = 0;
+	char path[600];
+
 	if (shim_below(&run->r, 2)) {
 		get_crashed(run, shim_below(&run->r, NR_CRASHED), path,
 			    sizeof(path));
@@ -993,16 +1071,7 @@ static void run_seed(u64 seed)
 			   sizeof(path));
 		damage = choose_damage(run);
 	}
-	load(run, path);
-	damage_image(run, damage);
-	open_q(run);
-	if (verbose)
-		fprintf(stderr, "seed %llu: %s, %zu bytes\n", seed, run->name,
-			run->dirty.nr);
-	look_at_read_only(run);
-	repair_whole(run);
-	free(run->dirty.buf);
-	free(run);
+	run_image(run, path, damage);
 }
 
 /*
@@ -1210,7 +1279,7 @@ static const struct refusal {
 	{ "L2 table unaligned", &sound, l2_unaligned, { "L1 entry", "damaged" } },
 	{ "L2 table of a snapshot behind the file", &sound, inactive_l2_far, { "an L2 table at", "end of the file" } },
 	{ "two L1 tables in one place", &sound, inactive_l1_on_l1, { "a snapshot's L1 table and other metadata" } },
-	{ "refcount block twice", &sound, refblock_twice, { "a refcount block and other metadata" } },
+	{ "refcount block twice", &sound, refblock_twice, { "refcount table has the block", "twice" } },
 	{ "refcount block behind the file", &sound, refblock_far, { "a refcount block at", "end of the file" } },
 	{ "refcount block unaligned", &sound, refblock_unaligned, { "refcount table entry 0", "damaged" } },
 	{ "refcount block on an L2 table", &sound, refblock_on_l2, { "an L2 table and other metadata" } },
@@ -1369,6 +1438,65 @@ static void scattered_thinly(void)
 	free(v.run.dirty.buf);
 }
 
+/* Compressed data that does not fit in what is left of a host cluster. */
+static void make_compressed(const char *path)
+{
+	char raw[620];
+	const char * const convert[] = {
+		"qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o",
+		"cluster_size=4096", raw, path, NULL
+	};
+	struct shim_random r = { .state = 1 };
+	FILE *out;
+	int i;
+
+	snprintf(raw, sizeof(raw), "%s.raw", path);
+	out = must(fopen(raw, "w"));
+	for (i = 0; i < 1 << 18; i++)
+		fprintf(out, "%02llx  ", shim_below(&r, 256));
+	fclose(out);
+	if (run_program(convert, false))
+		wl_fail(0, "cannot make %s", path);
+	unlink(raw);
+}
+
+static u64 count_crossing(const struct run *run)
+{
+	u64 l2 = get64(&run->dirty, run->q.l1_offset) & OFFSET, pos, data, nr;
+	u64 crossing = 0;
+
+	for (pos = l2; pos < l2 + run->q.cluster_bytes; pos += 8) {
+		data_range(&run->q, get64(&run->dirty, pos), &data, &nr);
+		crossing += nr && data / run->q.cluster_bytes !=
+				  (data + nr - 1) / run->q.cluster_bytes;
+	}
+	return crossing;
+}
+
+static void compressed(void)
+{
+	struct run run = {};
+	struct bytes after;
+	char path[600];
+
+	wl_name_seed(0, HANG_SECONDS);
+	snprintf(path, sizeof(path), "%s/repair-%d-compressed.qcow2", work_dir,
+		 getpid());
+	make_compressed(path);
+	snprintf(run.name, sizeof(run.name), "compressed");
+	load(&run, path);
+	unlink(path);
+	if (count_crossing(&run) < 10)
+		wl_fail(0, "compressed clusters do not cross host clusters");
+	put64(&run.dirty, HEADER_INCOMPAT, DIRTY);
+	spoil_refcounts(&run, ALL_COUNTS);
+	after = repair_it(&run, &run.dirty);
+	look_at_clean(&run, &after, "the repair");
+	ask_qemu(&run, &after);
+	free(after.buf);
+	free(run.dirty.buf);
+}
+
 /*
  * Bitmaps, which our checker does not know.
  */
@@ -1449,10 +1577,44 @@ static void bitmaps(void)
 	unlink(path);
 }
 
+/* A full image, of whose refcount table the first cluster is left. */
+static void full_image(const char *name, u64 number, unsigned int damage)
+{
+	struct run *run = new_run(number);
+	u64 longer = total.longer;
+	char path[600];
+
+	get_closed(run, number, path, sizeof(path));
+	snprintf(run->name, sizeof(run->name), "%s", name);
+	run_image(run, path, damage);
+	if ((damage & SHORT_TABLE) && total.longer == longer)
+		wl_fail(number, "%s: the table is not longer", name);
+}
+
+static void longer_table(void)
+{
+	full_image("a longer table", 1, SHORT_TABLE);
+}
+
+static void longer_table_and_no_blocks(void)
+{
+	full_image("a longer table, and no blocks", 4,
+		   SHORT_TABLE | ALL_BLOCKS | ALL_COUNTS);
+}
+
+static void no_blocks_at_all(void)
+{
+	full_image("no blocks", 3, ALL_BLOCKS | FLAGS);
+}
+
 static void (* const others[])(void) = {
+	longer_table,
+	longer_table_and_no_blocks,
+	no_blocks_at_all,
 	data_with_two_users,
 	copied_without_cluster,
 	scattered_thinly,
+	compressed,
 	bitmaps,
 };
 

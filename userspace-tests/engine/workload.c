@@ -456,7 +456,10 @@ static struct range discarded(const struct workload *w,
 	u64 start = round_up(range->offset, unit);
 	u64 end = range->offset + range->bytes;
 
-	if (end < w->bytes)
+	/* It has no entry for what hides a backing file. */
+	if (w->img->geo.version < 3 && w->img->chain.nr)
+		end = 0;
+	if (end && end < w->bytes)
 		end = round_down(end, unit);
 	return (struct range) {
 		.offset = start,

@@ -292,6 +292,29 @@ static int alloc_at(struct qcow2_image *img, u64 cluster, u32 want,
 }
 
 /**
+ * qcow2_alloc_in_data_file() - take clusters of the external data file
+ * @img: the image
+ * @guest_offset: of the first cluster
+ * @want: how many
+ * @run: filled in; nothing counts references to them
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_alloc_in_data_file(struct qcow2_image *img, u64 guest_offset,
+			      u32 want, struct qcow2_run *run)
+{
+	u64 cluster = guest_offset >> img->geo.cluster_bits;
+
+	lockdep_assert_held(&img->meta_lock);
+	*run = (struct qcow2_run) {
+		.host_offset = cluster << img->geo.cluster_bits,
+		.nb_clusters = want,
+		.fresh = cluster >= img->data_fresh_from,
+	};
+	img->data_fresh_from = max(img->data_fresh_from, cluster + want);
+}
+
+/**
  * qcow2_alloc_clusters() - allocate contiguous clusters
  * @img: the image
  * @at: host offset in bytes where they must be, or 0 for anywhere

@@ -94,6 +94,13 @@ static bool same_snapshot(const char *a, const char *b)
 	return !strcmp(a, b);
 }
 
+static bool same_data_file(const struct qcow2_file *file, struct file *filp)
+{
+	if (!file || !filp)
+		return !file && !filp;
+	return qcow2_file_same(file, filp);
+}
+
 static struct qcow2_image *find_layer(const struct qcow2_layer_spec *spec)
 {
 	struct qcow2_shared *shared;
@@ -105,7 +112,8 @@ static struct qcow2_image *find_layer(const struct qcow2_layer_spec *spec)
 		if (shared->raw == spec->raw &&
 		    shared->direct == spec->direct &&
 		    same_snapshot(shared->snapshot, spec->snapshot) &&
-		    qcow2_file_same(layer->file, spec->filp)) {
+		    qcow2_file_same(layer->file, spec->filp) &&
+		    same_data_file(layer->data_file, spec->data_filp)) {
 			shared->users++;
 			return layer;
 		}
@@ -294,14 +302,21 @@ int qcow2_check_blocks(const struct qcow2_image *img, u32 block,
 	return check_size(img, block, why);
 }
 
+/* What both files of an image want. */
+static u32 own_block(const struct qcow2_image *img)
+{
+	return max(qcow2_file_align(img->file),
+		   qcow2_file_align(qcow2_data_file(img)));
+}
+
 static u32 chain_block(const struct qcow2_image *img)
 {
 	const struct qcow2_chain *chain = &img->chain;
-	u32 block = qcow2_file_align(img->file);
+	u32 block = own_block(img);
 	u32 i;
 
 	for (i = 0; i < chain->nr; i++)
-		block = max(block, qcow2_file_align(chain->layers[i]->file));
+		block = max(block, own_block(chain->layers[i]));
 	return block;
 }
 

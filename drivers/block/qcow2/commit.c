@@ -680,7 +680,8 @@ static void apply_punches(struct qcow2_image *img)
 
 	list_for_each_entry(punch, &img->punching, link)
 		for (i = 0; i < punch->nr; i++)
-			qcow2_file_punch(img->file, punch->ranges[i].offset,
+			qcow2_file_punch(qcow2_data_file(img),
+					 punch->ranges[i].offset,
 					 punch->ranges[i].bytes);
 }
 
@@ -764,13 +765,16 @@ struct qcow2_drop *qcow2_drop_alloc(unsigned int nr)
  * @word: the entry
  * @first: set to the host offset of the first one
  *
- * Return: how many, at most %QCOW2_ENTRY_CLUSTERS_MAX.
+ * Return: how many, at most %QCOW2_ENTRY_CLUSTERS_MAX; none of an external data
+ * file, where references are not counted.
  */
 u32 qcow2_entry_clusters(const struct qcow2_geometry *geo, u64 word, u64 *first)
 {
 	u64 offset;
 	u32 bytes;
 
+	if (geo->has_data_file)
+		return 0;
 	if (!(word & QCOW2_OFLAG_COMPRESSED)) {
 		*first = word & QCOW2_OFFSET_MASK;
 		return *first ? 1 : 0;

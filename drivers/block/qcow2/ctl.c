@@ -230,7 +230,17 @@ static unsigned int file_flags(u32 attach_flags)
 	return flags;
 }
 
-/* Opens the layer of a file, whose chain begins at @file. */
+/* The external data file of a layer's file, or NULL. */
+static struct file *data_file_of(const struct qcow2_device *dev,
+				 const struct used_file *file)
+{
+	file++;
+	if (file == dev->files + dev->nr_files || file->role != QCOW2_ROLE_DATA)
+		return NULL;
+	return file->filp;
+}
+
+/* Opens the layer of a file. */
 static struct qcow2_image *get_layer(const struct qcow2_device *dev,
 				     const struct used_file *file,
 				     struct qcow2_reason *why)
@@ -239,6 +249,7 @@ static struct qcow2_image *get_layer(const struct qcow2_device *dev,
 	char name[DISK_NAME_LEN];
 	const struct qcow2_layer_spec spec = {
 		.filp = file->filp,
+		.data_filp = data_file_of(dev, file),
 		.name = name,
 		.raw = file->format == QCOW2_FILE_RAW,
 		.direct = dev->flags & QCOW2_ATTACH_DIRECT_IO,
@@ -260,8 +271,11 @@ static int get_layers(const struct qcow2_device *dev,
 		      u32 *nr, struct qcow2_reason *why)
 {
 	for (; file < dev->files + dev->nr_files; file++) {
-		struct qcow2_image *layer = get_layer(dev, file, why);
+		struct qcow2_image *layer;
 
+		if (file->role == QCOW2_ROLE_DATA)
+			continue;
+		layer = get_layer(dev, file, why);
 		if (IS_ERR(layer))
 			return PTR_ERR(layer);
 		layers[(*nr)++] = layer;
@@ -295,6 +309,7 @@ static int open_image(struct qcow2_device *dev, struct qcow2_reason *why)
 		.no_pass_discard = dev->flags & QCOW2_ATTACH_NO_PASS_DISCARD,
 		.discard_no_unref = dev->flags & QCOW2_ATTACH_DISCARD_NO_UNREF,
 		.cache_bytes = dev->cache_size,
+		.data_filp = data_file_of(dev, dev->files),
 	};
 	char name[DISK_NAME_LEN];
 	int ret;
@@ -357,8 +372,27 @@ static void free_device(struct qcow2_device *dev)
 	kvfree(dev);
 }
 
+static int check_data_role(const struct qcow2_device *dev,
+			   const struct qcow2_ctl_file *file, u32 i,
+			   struct qcow2_reason *why)
+{
+	const struct used_file *owner = i ? &dev->files[i - 1] : NULL;
+
+	if (!owner || owner->role == QCOW2_ROLE_DATA ||
+	    owner->format != QCOW2_FILE_QCOW2)
+		return qcow2_refuse(why, -EINVAL,
+				    "file %u of the chain is a data file, but there is no image in front of it",
+				    i);
+	if (file->format != QCOW2_FILE_RAW)
+		return qcow2_refuse(why, -EINVAL,
+				    "format of a data file is %u, wanted %u",
+				    file->format, QCOW2_FILE_RAW);
+	return 0;
+}
+
 /* What a file can be follows from what is in front of it. */
-static int check_role(const struct qcow2_ctl_file *file, u32 i,
+static int check_role(const struct qcow2_device *dev,
+		      const struct qcow2_ctl_file *file, u32 i,
 		      struct qcow2_reason *why)
 {
 	if (file->format > QCOW2_FILE_RAW || file->reserved)
@@ -368,8 +402,7 @@ static int check_role(const struct qcow2_ctl_file *file, u32 i,
 		return qcow2_refuse(why, -EINVAL, "unknown file role %u",
 				    file->role);
 	if (file->role == QCOW2_ROLE_DATA)
-		return qcow2_refuse(why, -EOPNOTSUPP,
-				    "external data files are not served yet");
+		return check_data_role(dev, file, i, why);
 	if (!i && file->format != QCOW2_FILE_QCOW2)
 		return qcow2_refuse(why, -EINVAL,
 				    "format of the image is %u, wanted %u",
@@ -387,12 +420,13 @@ static int get_device_file(struct qcow2_device *dev, u32 i, u64 files,
 	if (copy_from_user(&file, u64_to_user_ptr(files) + i * sizeof(file),
 			   sizeof(file)))
 		return -EFAULT;
-	ret = check_role(&file, i, why);
+	ret = check_role(dev, &file, i, why);
 	if (ret)
 		return ret;
 	used->format = file.format;
 	used->role = file.role;
-	used->writable = !i && !(dev->flags & QCOW2_ATTACH_READ_ONLY);
+	used->writable = (!i || (i == 1 && file.role == QCOW2_ROLE_DATA)) &&
+			 !(dev->flags & QCOW2_ATTACH_READ_ONLY);
 	used->snapshot = !i && dev->snapshot;
 	used->filp = fget(file.fd);
 	if (!used->filp)
@@ -619,10 +653,9 @@ static int ctl_detach(struct qcow2_ctl_detach *arg, struct qcow2_reason *why)
 	ret = detach_in_kthread(dev, why);
 	if (dev->img)
 		return ret;
-	/* The last reference, here: the file is released when we return. */
+	/* The last references, here: the files are released when we return. */
 	forget(dev);
-	fput(dev->files[0].filp);
-	kfree(dev);
+	free_device(dev);
 	module_put(THIS_MODULE);
 	return ret;
 }

@@ -165,9 +165,13 @@ struct step {
 static bool is_zero_already(const struct step *step, u64 start,
 			    struct qcow2_l2_entry entry)
 {
-	if (entry.word & (QCOW2_OFFSET_MASK | QCOW2_OFLAG_COMPRESSED))
+	switch (qcow2_get_cluster_type(&step->img->geo, entry.word)) {
+	case QCOW2_CLUSTER_UNALLOCATED:
+	case QCOW2_CLUSTER_ZERO_PLAIN:
+		return !qcow2_shows_backing(step->img, start);
+	default:
 		return false;
-	return !qcow2_shows_backing(step->img, start);
+	}
 }
 
 static bool is_whole(const struct qcow2_geometry *geo,
@@ -202,19 +206,34 @@ static void add_punch_range(struct qcow2_punch *punch, u64 offset, u64 bytes)
 }
 
 /* Subclusters of a cluster that stays became zeroes. */
-static void punch_part(struct step *step, u64 word,
+static void punch_part(struct step *step, u64 cluster,
 		       const struct qcow2_zeroing *z)
 {
 	const struct qcow2_geometry *geo = &step->img->geo;
 	u64 start = (u64)z->first << geo->subcluster_bits;
 	u64 end = (u64)z->end << geo->subcluster_bits;
 
-	if (step->keep || !step->punch || !(word & QCOW2_OFLAG_COPIED))
+	if (step->keep || !step->punch)
 		return;
-	if (end - start == geo->cluster_bytes || end - start >= PART_PUNCH_MIN)
-		add_punch_range(step->punch,
-				(word & QCOW2_OFFSET_MASK) + start,
-				end - start);
+	if (is_whole(geo, z) || end - start >= PART_PUNCH_MIN)
+		add_punch_range(step->punch, cluster + start, end - start);
+}
+
+/*
+ * An entry has changed: gives back what it referred to.  The clusters of a data
+ * file are nobody else's, whatever becomes of the entry.
+ */
+static void give_back(struct step *step, u64 start, u64 old_word, u64 new_word,
+		      const struct qcow2_zeroing *z)
+{
+	const struct qcow2_geometry *geo = &step->img->geo;
+
+	if (geo->has_data_file)
+		punch_part(step, start, z);
+	else if (!(new_word & QCOW2_OFFSET_MASK))
+		qcow2_drop_add_entry(geo, step->drop, old_word);
+	else if (old_word & QCOW2_OFLAG_COPIED)
+		punch_part(step, old_word & QCOW2_OFFSET_MASK, z);
 }
 
 /* What lies there may be punched. */
@@ -225,9 +244,8 @@ static int check_old_clusters(struct qcow2_image *img, u64 word)
 
 	if (!nr)
 		return 0;
-	return qcow2_pre_write_overlap_check(img, first,
-					     (u64)nr << img->geo.cluster_bits,
-					     QCOW2_METADATA_NONE);
+	return qcow2_check_data_write(img, first,
+				      (u64)nr << img->geo.cluster_bits);
 }
 
 static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
@@ -238,7 +256,8 @@ static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
 	struct qcow2_zeroing z = zeroing_of(geo, start, step->offset, step->end);
 	struct qcow2_l2_entry new;
 
-	if (qcow2_check_l2_entry(geo, old))
+	if (qcow2_check_l2_entry(geo, old) ||
+	    qcow2_check_place(geo, old, start))
 		return qcow2_image_fail(step->img, -EUCLEAN,
 					"damaged L2 entry 0x%016llx of guest offset 0x%llx",
 					old.word, start);
@@ -254,10 +273,7 @@ static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
 		return -EUCLEAN;
 	qcow2_set_l2_entry(geo, slice, index, new);
 	qcow2_slice_mark_dirty(step->img, slice);
-	if (new.word & QCOW2_OFFSET_MASK)
-		punch_part(step, old.word, &z);
-	else
-		qcow2_drop_add_entry(geo, step->drop, old.word);
+	give_back(step, start, old.word, new.word, &z);
 	return 0;
 }
 
@@ -387,7 +403,7 @@ static struct qcow2_punch *alloc_punch(const struct step *step, u32 nr)
 
 	if (step->keep || test_bit(QCOW2_IMAGE_NO_PASS_DISCARD, &img->flags))
 		return NULL;
-	if (!qcow2_has_extl2(&img->geo) &&
+	if (!qcow2_has_extl2(&img->geo) && !img->geo.has_data_file &&
 	    !test_bit(QCOW2_IMAGE_DISCARD_NO_UNREF, &img->flags))
 		return NULL;
 	punch = kvmalloc(struct_size(punch, ranges, nr),
@@ -475,6 +491,27 @@ static void finish(struct qcow2_io *io, int ret)
 	qcow2_io_put(io);
 }
 
+/*
+ * A raw data file must read as the disk does, whatever the entries say; those
+ * that say that there is nothing say zero.
+ */
+static int zero_raw_data(struct qcow2_io *io)
+{
+	struct qcow2_image *img = io->img;
+	bool punch = io->unmap || io->op == QCOW2_OP_DISCARD;
+	int ret = qcow2_may_write(io);
+
+	if (ret)
+		return ret;
+	if (test_bit(QCOW2_IMAGE_NO_PASS_DISCARD, &img->flags))
+		punch = false;
+	if (punch && !qcow2_file_punch(img->data_file, io->offset, io->bytes))
+		return 0;
+	if (io->op == QCOW2_OP_DISCARD)
+		return 0;
+	return qcow2_file_make_zero(img->data_file, io->offset, io->bytes);
+}
+
 /**
  * qcow2_discard() - carry out a discard, or what is left of it
  * @io: the operation
@@ -491,6 +528,10 @@ void qcow2_discard(struct qcow2_io *io)
 	u64 skip = ALIGN(io->offset, subcluster) - io->offset;
 	int ret = 0;
 
+	if (geo->raw_data) {
+		finish(io, zero_raw_data(io));
+		return;
+	}
 	io->offset += skip;
 	io->bytes -= min(io->bytes, skip);
 	if (!qcow2_can_discard(io->img))
@@ -572,6 +613,10 @@ void qcow2_write_zeroes(struct qcow2_io *io)
 	int ret = 0;
 
 	io->must_commit |= io->fua;
+	if (io->img->geo.raw_data) {
+		finish(io, zero_raw_data(io));
+		return;
+	}
 	while (!ret && io->bytes)
 		ret = zero_next(io);
 	finish(io, ret);

@@ -43,6 +43,9 @@
 #define QCOW2_INCOMPAT_COMPRESSION	BIT_ULL(3)
 #define QCOW2_INCOMPAT_EXTL2		BIT_ULL(4)
 
+/* Section "Header", autoclear_features. */
+#define QCOW2_AUTOCLEAR_DATA_FILE_RAW	BIT_ULL(1)
+
 /* Section "Header", compatible_features. */
 #define QCOW2_COMPAT_LAZY_REFCOUNTS	BIT_ULL(0)
 

@@ -29,6 +29,7 @@
 
 /* The bits that this driver serves; CORRUPT when read-only. */
 #define INCOMPAT_SERVED		(QCOW2_INCOMPAT_DIRTY | \
+				 QCOW2_INCOMPAT_DATA_FILE | \
 				 QCOW2_INCOMPAT_COMPRESSION | \
 				 QCOW2_INCOMPAT_EXTL2)
 #define INCOMPAT_SERVED_RO	QCOW2_INCOMPAT_CORRUPT
@@ -42,8 +43,6 @@ struct known_feature {
 static const struct known_feature known_features[] = {
 	{ QCOW2_INCOMPAT_CORRUPT, -EUCLEAN,
 	  "image is marked corrupt; 'qemu-img check -r all' it or attach read-only" },
-	{ QCOW2_INCOMPAT_DATA_FILE, -EOPNOTSUPP,
-	  "image has an external data file, which is not served yet" },
 };
 
 static int check_magic(const struct qcow2_disk_header *h,
@@ -94,6 +93,9 @@ static int decode_v3(const struct qcow2_disk_header *h,
 	geo->autoclear = be64_to_cpu(h->autoclear_features);
 	geo->refcount_order = be32_to_cpu(h->refcount_order);
 	geo->header_bytes = be32_to_cpu(h->header_length);
+	geo->has_data_file = geo->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+	geo->raw_data = geo->has_data_file &&
+			(geo->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
 	if (geo->header_bytes < QCOW2_HEADER_V3_BYTES)
 		return qcow2_refuse(why, -EUCLEAN,
 				    "header is %u bytes long, wanted at least %u",

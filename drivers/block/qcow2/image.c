@@ -138,7 +138,7 @@ static u32 block_bytes(struct qcow2_image *img)
 }
 
 /**
- * qcow2_flush_file() - flush the file, on which the order of metadata relies
+ * qcow2_flush_file() - flush the files, on which the order of metadata relies
  * @img: the image, which fails if this fails: what was written may be lost
  *
  * Context: sleeps, does I/O.
@@ -146,6 +146,9 @@ static u32 block_bytes(struct qcow2_image *img)
  */
 int qcow2_flush_file(struct qcow2_image *img)
 {
+	if (img->data_file && qcow2_file_flush(img->data_file))
+		return qcow2_image_fail(img, -EIO,
+					"cannot flush the data file");
 	if (!qcow2_file_flush(img->file))
 		return 0;
 	return qcow2_image_fail(img, -EIO, "cannot flush the file");
@@ -329,12 +332,18 @@ static int write_features(struct qcow2_image *img, u64 incompatible,
 	return 0;
 }
 
+/* The autoclear features that stay true when we write. */
+static u64 kept_features(const struct qcow2_image *img)
+{
+	return img->geo.raw_data ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
+}
+
 /**
  * qcow2_image_prepare_write() - make the header say that we write
  * @img: the image
  *
- * The first guest write clears the autoclear feature bits, none of which this
- * driver maintains, so that nobody trusts what they stand for.
+ * The first guest write clears the autoclear feature bits, but for that of a raw
+ * data file, so that nobody trusts what they stand for.
  *
  * Context: sleeps, does I/O the first time.
  * Return: 0 or a negative errno.
@@ -346,8 +355,9 @@ int qcow2_image_prepare_write(struct qcow2_image *img)
 	if (test_bit(QCOW2_IMAGE_WRITTEN, &img->flags))
 		return 0;
 	mutex_lock(&img->grow_lock);
-	if (img->geo.autoclear)
-		ret = write_features(img, img->geo.incompatible, 0);
+	if (img->geo.autoclear != kept_features(img))
+		ret = write_features(img, img->geo.incompatible,
+				     kept_features(img));
 	if (!ret)
 		set_bit(QCOW2_IMAGE_WRITTEN, &img->flags);
 	mutex_unlock(&img->grow_lock);
@@ -569,6 +579,10 @@ static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
 		return ret;
 	img->fresh_from = qcow2_clusters_of(&img->geo,
 					    qcow2_file_bytes(img->file));
+	if (img->data_file)
+		img->data_fresh_from =
+			qcow2_clusters_of(&img->geo,
+					  qcow2_file_bytes(img->data_file));
 	return read_reftable(img, why);
 }
 
@@ -664,11 +678,42 @@ static int open_engine(struct qcow2_image *img,
 	return ret;
 }
 
-static int open_on_chain(struct qcow2_image *img,
-			 const struct qcow2_options *options,
-			 struct qcow2_reason *why)
+/* Whether an image names a data file must be whether it has got one. */
+static int open_data_file(struct qcow2_image *img, struct file *filp,
+			  unsigned int flags, struct qcow2_reason *why)
 {
-	int ret = read_header(img, why);
+	const struct qcow2_geometry *geo = &img->geo;
+
+	if (filp && !geo->has_data_file)
+		return qcow2_refuse(why, -EINVAL,
+				    "image has no external data file, but one was given");
+	if (!geo->has_data_file)
+		return 0;
+	if (!filp)
+		return qcow2_refuse(why, -EINVAL,
+				    "image has an external data file, which was not given");
+	if (geo->raw_data && geo->has_backing)
+		return qcow2_refuse(why, -EUCLEAN,
+				    "image has a backing file, though its external data file is raw");
+	if (geo->nb_snapshots && (flags & QCOW2_FILE_WRITABLE))
+		return qcow2_refuse(why, -EOPNOTSUPP,
+				    "image has internal snapshots, though its data lies in an external file; attach read-only");
+	img->data_file = qcow2_file_open(filp, flags, img->file_wq, why);
+	return PTR_ERR_OR_ZERO(img->data_file);
+}
+
+static void close_data_file(struct qcow2_image *img)
+{
+	if (!IS_ERR_OR_NULL(img->data_file))
+		qcow2_file_close(img->data_file);
+}
+
+static int open_with_files(struct qcow2_image *img,
+			   const struct qcow2_options *options,
+			   struct qcow2_reason *why)
+{
+	int ret = open_data_file(img, options->data_filp, options->file_flags,
+				 why);
 
 	if (ret)
 		return ret;
@@ -776,12 +821,14 @@ struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
 		ret = PTR_ERR(img->file);
 		goto err_image;
 	}
-	ret = open_on_chain(img, options, why);
+	ret = read_header(img, why);
+	ret = ret ?: open_with_files(img, options, why);
 	if (ret)
 		goto err_file;
 	return img;
 
 err_file:
+	close_data_file(img);
 	qcow2_file_close(img->file);
 err_image:
 	free_serving(img);
@@ -809,6 +856,7 @@ struct qcow2_image *qcow2_view_open(const char *name,
 		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
 	set_bit(QCOW2_IMAGE_VIEW, &img->flags);
 	img->file = options->layers[0]->file;
+	img->data_file = options->layers[0]->data_file;
 	img->geo = options->layers[0]->geo;
 	ret = qcow2_chain_init(img, options, why);
 	if (ret)
@@ -863,8 +911,10 @@ int qcow2_image_close(struct qcow2_image *img)
 
 	flush_workqueue(img->wq);
 	free_engine(img);
-	if (!qcow2_image_is_view(img))
+	if (!qcow2_image_is_view(img)) {
+		close_data_file(img);
 		qcow2_file_close(img->file);
+	}
 	put_layers(img);
 	qcow2_chain_exit(img);
 	free_serving(img);
@@ -884,6 +934,11 @@ static int open_raw(struct qcow2_image *img)
 	return 0;
 }
 
+static unsigned int layer_file_flags(const struct qcow2_layer_spec *spec)
+{
+	return spec->direct ? QCOW2_FILE_DIRECT : 0;
+}
+
 static int open_qcow2(struct qcow2_image *img,
 		      const struct qcow2_layer_spec *spec,
 		      struct qcow2_reason *why)
@@ -893,6 +948,8 @@ static int open_qcow2(struct qcow2_image *img,
 	};
 	int ret = read_header(img, why);
 
+	ret = ret ?: open_data_file(img, spec->data_filp,
+				    layer_file_flags(spec), why);
 	if (!ret && spec->snapshot)
 		ret = qcow2_snapshot_find(img, spec->snapshot, why);
 	/* Sizes count in sectors, here as in QEMU. */
@@ -925,8 +982,8 @@ struct qcow2_image *qcow2_layer_open(const struct qcow2_layer_spec *spec,
 	set_bit(QCOW2_IMAGE_LAYER, &img->flags);
 	if (spec->raw)
 		set_bit(QCOW2_IMAGE_RAW, &img->flags);
-	img->file = qcow2_file_open(spec->filp,
-				    spec->direct ? QCOW2_FILE_DIRECT : 0, wq,
+	img->file_wq = wq;
+	img->file = qcow2_file_open(spec->filp, layer_file_flags(spec), wq,
 				    why);
 	if (IS_ERR(img->file)) {
 		ret = PTR_ERR(img->file);
@@ -938,6 +995,7 @@ struct qcow2_image *qcow2_layer_open(const struct qcow2_layer_spec *spec,
 	return img;
 
 err_file:
+	close_data_file(img);
 	qcow2_file_close(img->file);
 err_image:
 	free_image(img);
@@ -954,6 +1012,7 @@ void qcow2_layer_close(struct qcow2_image *layer)
 {
 	if (!test_bit(QCOW2_IMAGE_RAW, &layer->flags))
 		free_engine(layer);
+	close_data_file(layer);
 	qcow2_file_close(layer->file);
 	free_image(layer);
 }

@@ -79,6 +79,8 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...);
  * @bitmaps_offset: host offset of the bitmap directory, likewise
  * @header_bytes: length of the header
  * @has_backing: a backing file is named
+ * @has_data_file: guest data lies in a file of its own, at its guest offset
+ * @raw_data: that file reads as the disk does
  * @compression_type: of compressed clusters, as in the header
  * @incompatible: feature bits; follows the header in the file
  * @compatible: feature bits
@@ -113,6 +115,8 @@ struct qcow2_geometry {
 	u64 compatible;
 	u64 autoclear;
 	bool has_backing;
+	bool has_data_file;
+	bool raw_data;
 };
 
 static inline bool qcow2_has_extl2(const struct qcow2_geometry *geo)
@@ -317,6 +321,7 @@ void qcow2_offsets_remove(struct qcow2_image *img, struct qcow2_offsets *set,
 			  u64 offset);
 int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
 				  u64 bytes, enum qcow2_metadata own);
+int qcow2_check_data_write(struct qcow2_image *img, u64 offset, u64 bytes);
 
 /* ---- snapshot.c ---- */
 
@@ -473,6 +478,8 @@ struct qcow2_l1 {
  * @name: for messages
  * @flags: enum qcow2_image_flags
  * @file: where it lies; of a view, where its first layer lies
+ * @data_file: the external data file, or NULL; of a view, that of its first
+ *	layer
  * @geo: the header; its L1 and refcount table members follow growth.  Of a raw
  *	layer only the size.
  * @block_bytes: what guest offsets and lengths are multiples of
@@ -498,8 +505,9 @@ struct qcow2_l1 {
  *	under meta_lock
  * @freed: by number of the refcount slice: index in it from which on clusters
  *	below @free_hint may be free; changed under meta_lock
- * @fresh_from: behind the last cluster that the file ever had, as far as it is
- *	known; under meta_lock
+ * @fresh_from: index behind the last cluster that the file ever had, as far as
+ *	it is known; under meta_lock
+ * @data_fresh_from: likewise of the external data file
  * @clusters_allocated: how many, ever; READ_ONCE, changed under meta_lock
  * @clusters_freed: likewise
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
@@ -555,6 +563,7 @@ struct qcow2_image {
 	char name[32];
 	unsigned long flags;
 	struct qcow2_file *file;
+	struct qcow2_file *data_file;
 	struct qcow2_geometry geo;
 	u32 block_bytes;
 	struct qcow2_chain chain;
@@ -582,6 +591,7 @@ struct qcow2_image {
 	u64 clusters_freed;
 	struct xarray freed;
 	u64 fresh_from;
+	u64 data_fresh_from;
 	struct list_head in_flight;
 	struct list_head dirty_l2;
 	struct list_head dirty_refblocks;
@@ -631,7 +641,7 @@ static inline bool qcow2_image_is_view(const struct qcow2_image *img)
 /* Where guest data lies. */
 static inline struct qcow2_file *qcow2_data_file(const struct qcow2_image *img)
 {
-	return img->file;
+	return img->data_file ?: img->file;
 }
 
 static inline bool qcow2_image_needs_check(const struct qcow2_image *img)
@@ -648,6 +658,7 @@ static inline bool qcow2_image_needs_check(const struct qcow2_image *img)
  * @discard_no_unref: clusters that are discarded or zeroed keep their place in
  *	the file (QEMU: discard-no-unref=on)
  * @cache_bytes: cap of the metadata cache; 0 for the default
+ * @data_filp: the external data file, or NULL; a reference is taken
  * @layers: array of the layers beneath; the references are handed over on
  *	success, the array is not
  * @nr_layers: its length
@@ -657,6 +668,7 @@ struct qcow2_options {
 	bool no_pass_discard;
 	bool discard_no_unref;
 	u64 cache_bytes;
+	struct file *data_filp;
 	struct qcow2_image **layers;
 	u32 nr_layers;
 };
@@ -692,6 +704,7 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 /**
  * struct qcow2_layer_spec - a file to be opened as a layer
  * @filp: the file
+ * @data_filp: its external data file, or NULL
  * @name: for messages
  * @raw: it holds the bytes of the disk, else an image
  * @direct: bypass its page cache
@@ -701,6 +714,7 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
  */
 struct qcow2_layer_spec {
 	struct file *filp;
+	struct file *data_filp;
 	const char *name;
 	bool raw;
 	bool direct;
@@ -898,6 +912,8 @@ qcow2_get_subcluster_type(const struct qcow2_geometry *geo,
 			  struct qcow2_l2_entry entry, u32 subcluster);
 int qcow2_check_l2_entry(const struct qcow2_geometry *geo,
 			 struct qcow2_l2_entry entry);
+int qcow2_check_place(const struct qcow2_geometry *geo,
+		      struct qcow2_l2_entry entry, u64 guest_offset);
 int qcow2_check_l1_entry(const struct qcow2_geometry *geo, u64 entry);
 struct qcow2_need;
 int qcow2_own_l2_slice(struct qcow2_image *img, u64 guest_offset,
@@ -1067,6 +1083,8 @@ struct qcow2_run {
 	struct qcow2_slice *refblock;
 };
 
+void qcow2_alloc_in_data_file(struct qcow2_image *img, u64 guest_offset,
+			      u32 want, struct qcow2_run *run);
 int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
 			 struct qcow2_need *need, struct qcow2_run *run);
 void qcow2_alloc_undo(struct qcow2_image *img, struct qcow2_run *run);

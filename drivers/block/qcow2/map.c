@@ -190,6 +190,9 @@ qcow2_get_cluster_type(const struct qcow2_geometry *geo, u64 word)
 	if (zero)
 		return offset ? QCOW2_CLUSTER_ZERO_ALLOC :
 				QCOW2_CLUSTER_ZERO_PLAIN;
+	/* In a data file there is nothing special about the first cluster. */
+	if (geo->has_data_file && (word & QCOW2_OFLAG_COPIED))
+		return QCOW2_CLUSTER_NORMAL;
 	return offset ? QCOW2_CLUSTER_NORMAL : QCOW2_CLUSTER_UNALLOCATED;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_get_cluster_type);
@@ -268,7 +271,7 @@ int qcow2_check_l2_entry(const struct qcow2_geometry *geo,
 			 struct qcow2_l2_entry entry)
 {
 	if (entry.word & QCOW2_OFLAG_COMPRESSED)
-		return entry.bitmap ? -EUCLEAN : 0;
+		return entry.bitmap || geo->has_data_file ? -EUCLEAN : 0;
 	if (qcow2_into_cluster(geo, entry.word & QCOW2_OFFSET_MASK))
 		return -EUCLEAN;
 	if (qcow2_has_extl2(geo))
@@ -278,6 +281,33 @@ int qcow2_check_l2_entry(const struct qcow2_geometry *geo,
 	return 0;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_check_l2_entry);
+
+/**
+ * qcow2_check_place() - is an L2 entry that may be trusted so at its place?
+ * @geo: geometry
+ * @entry: the entry, which qcow2_check_l2_entry() accepts
+ * @guest_offset: in bytes, in its cluster
+ *
+ * In an external data file a cluster lies at its guest offset.
+ *
+ * Return: 0 or -EUCLEAN.
+ */
+int qcow2_check_place(const struct qcow2_geometry *geo,
+		      struct qcow2_l2_entry entry, u64 guest_offset)
+{
+	u64 offset = entry.word & QCOW2_OFFSET_MASK;
+
+	if (!geo->has_data_file)
+		return 0;
+	switch (qcow2_get_cluster_type(geo, entry.word)) {
+	case QCOW2_CLUSTER_NORMAL:
+	case QCOW2_CLUSTER_ZERO_ALLOC:
+		return offset == qcow2_cluster_start(geo, guest_offset) ?
+			0 : -EUCLEAN;
+	default:
+		return 0;
+	}
+}
 
 /**
  * qcow2_check_l1_entry() - may an L1 entry be trusted?
@@ -382,7 +412,8 @@ static int map_subcluster(struct qcow2_image *img,
 
 	entry = qcow2_get_l2_entry(geo, slice,
 				   qcow2_l2_slice_index(geo, guest_offset));
-	if (qcow2_check_l2_entry(geo, entry))
+	if (qcow2_check_l2_entry(geo, entry) ||
+	    qcow2_check_place(geo, entry, guest_offset))
 		return qcow2_image_fail(img, -EUCLEAN,
 					"damaged L2 entry 0x%016llx of guest offset 0x%llx",
 					entry.word, guest_offset);

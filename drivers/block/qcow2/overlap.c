@@ -253,3 +253,22 @@ int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
 				bytes, offset, what);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_pre_write_overlap_check);
+
+/**
+ * qcow2_check_data_write() - may guest data be written there, or be punched?
+ * @img: the image
+ * @offset: host offset in bytes
+ * @bytes: length
+ *
+ * There is nothing else in an external data file.
+ *
+ * Context: meta_lock held.
+ * Return: as qcow2_pre_write_overlap_check().
+ */
+int qcow2_check_data_write(struct qcow2_image *img, u64 offset, u64 bytes)
+{
+	if (img->geo.has_data_file)
+		return 0;
+	return qcow2_pre_write_overlap_check(img, offset, bytes,
+					     QCOW2_METADATA_NONE);
+}

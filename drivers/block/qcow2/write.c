@@ -452,9 +452,8 @@ VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 	nb = count_single_write_clusters(geo, slice, index,
 					 clusters_in_slice(geo, guest_offset,
 							   *bytes), false);
-	if (qcow2_pre_write_overlap_check(pass->img, cluster,
-					  (u64)nb << geo->cluster_bits,
-					  QCOW2_METADATA_NONE))
+	if (qcow2_check_data_write(pass->img, cluster,
+				   (u64)nb << geo->cluster_bits))
 		return -EUCLEAN;
 	*bytes = min(*bytes, run_bytes(geo, nb, guest_offset));
 	calculate_l2_meta(pass, slice, cluster, guest_offset, *bytes, true);
@@ -487,10 +486,13 @@ VISIBLE_IF_KUNIT int handle_alloc(struct qcow2_pass *pass,
 							       guest_offset,
 							       *bytes), true);
 	struct qcow2_run run;
-	int ret;
+	int ret = 0;
 
-	ret = qcow2_alloc_clusters(pass->img, wanted_offset(pass), nb,
-				   &pass->need, &run);
+	if (geo->has_data_file)
+		qcow2_alloc_in_data_file(pass->img, guest_offset, nb, &run);
+	else
+		ret = qcow2_alloc_clusters(pass->img, wanted_offset(pass), nb,
+					   &pass->need, &run);
 	if (ret)
 		return ret;
 	if (!run.nb_clusters) {
@@ -516,7 +518,8 @@ static int check_first_entry(struct qcow2_pass *pass, struct qcow2_slice *slice,
 
 	entry = qcow2_get_l2_entry(geo, slice,
 				   qcow2_l2_slice_index(geo, guest_offset));
-	if (qcow2_check_l2_entry(geo, entry))
+	if (qcow2_check_l2_entry(geo, entry) ||
+	    qcow2_check_place(geo, entry, guest_offset))
 		return qcow2_image_fail(pass->img, -EUCLEAN,
 					"damaged L2 entry 0x%016llx of guest offset 0x%llx",
 					entry.word, guest_offset);
@@ -778,7 +781,7 @@ static void qcow2_alloc_cluster_abort(struct qcow2_image *img,
 	LIST_HEAD(waiters);
 
 	mutex_lock(&img->meta_lock);
-	if (!meta->keep_old) {
+	if (!meta->keep_old && !img->geo.has_data_file) {
 		qcow2_alloc_undo(img, &run);
 		meta->refblock = NULL;
 	}
