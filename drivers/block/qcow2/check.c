@@ -450,6 +450,9 @@ static int count_l2_entry(struct qcow2_counts *counts,
 		return qcow2_check_refuse(counts->why,
 					  "the L2 entry 0x%016llx at offset 0x%llx is damaged",
 					  entry.word, pos);
+	/* Nothing counts references to clusters of an external data file. */
+	if (geo->has_data_file)
+		return 0;
 	if (entry.word & QCOW2_OFLAG_COMPRESSED)
 		return count_compressed(counts, entry.word, active);
 	if (offset)

@@ -452,6 +452,8 @@ static int correct_l2(struct repair *rep, u64 offset)
 	u64 end = offset + geo->cluster_bytes;
 	int ret = 0;
 
+	if (geo->has_data_file)
+		return 0;
 	for (; offset < end && !ret; offset += bytes) {
 		ret = transfer(rep, false, offset);
 		if (!ret && correct_flags(rep, rep->page, bytes / sizeof(u64),
