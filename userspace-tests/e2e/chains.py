@@ -89,22 +89,35 @@ def write_and_compare(image, *options, seed=1, bases=()):
 # Depth and mixture.
 
 
-def deep_chain(depth, directory=WORK):
-    """Each layer has a piece of its own; every tenth is of another sort."""
-    base = raw_file(os.path.join(directory, "0"), SIZE)
-    form, names = "raw", [base]
-    sorts = ({}, {"cluster_size": 4096}, {"compat": "0.10", "cluster_size": 512},
-             {"extended_l2": "on"}, {"cluster_size": 2 * MIB, "refcount_bits": 1},
-             {"compression_type": "zstd"})
+LAYER_SORTS = ({}, {"cluster_size": 4096}, {"compat": "0.10", "cluster_size": 512},
+               {"extended_l2": "on"}, {"cluster_size": 2 * MIB, "refcount_bits": 1},
+               {"compression_type": "zstd"})
+
+
+def templates():
+    """An empty overlay of each sort, whose backing file's name can be patched."""
+    return [content(overlay(work(f"template{number}"), "000", size=SIZE, **options))
+            for number, options in enumerate(LAYER_SORTS)]
+
+
+def deep_chain(depth):
+    """Some of the layers have a piece of their own; qemu-img is not run for each."""
+    made = templates()
+    names = [work("000")]
+    create(names[0], SIZE)
+    qemu_io(names[0], [f"write -P {n + 1} {n * 256}k {(n + 1) * 16}k" for n in range(16)])
     for number in range(1, depth + 1):
-        name = os.path.join(directory, str(number))
-        overlay(name, str(number - 1), form, **sorts[number % 10 % len(sorts)])
-        # qemu-io opens the whole chain: not for each of many layers.
-        if number % max(1, depth // 10) == 0 and number < depth:
+        name = work(f"{number:03}")
+        with open(name, "wb") as file:
+            file.write(made[number % 7 % len(made)])
+        place = field(name, 8, "Q")
+        for index, letter in enumerate(f"{number - 1:03}"):
+            patch(name, place + index, "B", ord(letter))
+        # qemu-io opens the whole chain.
+        if number % max(1, depth // 6) == 0 and number < depth:
             place = number * 7919 * SECTOR % (SIZE - 9 * SECTOR)
             qemu_io(name, [f"write -P {number % 250 + 1} {place} {9 * SECTOR}",
                            f"write -z {place // 4096 * 4096} 4096"])
-        form = "qcow2"
         names.append(name)
     return names
 
