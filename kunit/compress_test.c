@@ -6,6 +6,7 @@
 
 #include <linux/bvec.h>
 #include <linux/errno.h>
+#include <linux/hex.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -21,89 +22,98 @@ static const struct test_layout layout = { 9, 4, false };
 #define TWO_SECTORS	BIT_ULL(61)
 
 /*
- * Streams, written by hand.  Those that are right make 512 times 'a'.
+ * Streams, written by hand, in hexadecimal.  Those that are right make 512 times
+ * 'a'.
  */
 
-#define DEFLATE_512	"\x4b\x4c\x1c\x05\x23\x19\x00\x00"
-#define DEFLATE_511	"\x4b\x4c\x1c\x05\x23\x18\x00\x00"
+#define DEFLATE_512	"4b4c1c0523190000"
+#define DEFLATE_511	"4b4c1c0523180000"
+/* A stored block of one byte, which others follow. */
+#define DEFLATE_STORED	"000100feff61"
 
-#define ZSTD_MAGIC	"\x28\xb5\x2f\xfd"
-#define ZSTD_RLE_512	"\x03\x10\x00" "a"
-/* Content of 512 bytes, which is its window too. */
-#define ZSTD_512	ZSTD_MAGIC "\x60\x00\x01" ZSTD_RLE_512
+/* Content of 512 bytes, which is its window too: one byte, repeated. */
+#define ZSTD_512	"28b52ffd6000010310000061"
 /* The same without a length, and a window of 1 KiB. */
-#define ZSTD_UNSIZED	ZSTD_MAGIC "\x00\x00" ZSTD_RLE_512
-#define ZSTD_256	ZSTD_MAGIC "\x60\x00\x00" "\x03\x08\x00" "a"
-#define ZSTD_SKIPPED	"\x5a\x2a\x4d\x18" "\x03\x00\x00\x00" "abc"
+#define ZSTD_UNSIZED	"28b52ffd00000310000061"
+#define ZSTD_256	"28b52ffd6000000308000061"
+#define ZSTD_SKIPPED	"5a2a4d1803000000616263"
 
-#define STREAM(string)	string, sizeof(string) - 1
+#define MAX_STREAM	64
 
 static const struct codec_row {
 	const char *name;
 	const struct qcow2_codec *codec;
-	const char *stream;
-	size_t bytes;
+	const char *hex;
 	int error;
+	size_t cut;
 } codec_rows[] = {
-	{ "zlib", &qcow2_codec_zlib, STREAM(DEFLATE_512), 0 },
+	{ "zlib", &qcow2_codec_zlib, DEFLATE_512, 0 },
 	{ "zlib, something behind it", &qcow2_codec_zlib,
-	  STREAM(DEFLATE_512 "\xff\xff\xff\xff"), 0 },
-	{ "zlib, a byte too short", &qcow2_codec_zlib, STREAM(DEFLATE_511),
-	  -EIO },
+	  DEFLATE_512 "ffffffff", 0 },
+	{ "zlib, a byte too short", &qcow2_codec_zlib, DEFLATE_511, -EIO },
 	{ "zlib, a byte too long", &qcow2_codec_zlib,
-	  STREAM("\x00\x01\x00\xfe\xff" "a" DEFLATE_512), -EIO },
-	{ "zlib, the end is missing", &qcow2_codec_zlib,
-	  DEFLATE_512, sizeof(DEFLATE_512) - 2, -EIO },
-	{ "zlib, block of an unknown type", &qcow2_codec_zlib,
-	  STREAM("\x07\x00\x00\x00"), -EIO },
-	{ "zlib, stored length contradicts itself", &qcow2_codec_zlib,
-	  STREAM("\x01\x00\x02\xff\xff" "aaaa"), -EIO },
-	{ "zlib, distance in front of the cluster", &qcow2_codec_zlib,
-	  STREAM("\x03\x02"), -EIO },
-	{ "zlib with a header", &qcow2_codec_zlib,
-	  STREAM("\x78\xda" DEFLATE_512), -EIO },
-	{ "zlib, nothing", &qcow2_codec_zlib, STREAM(""), -EIO },
-
-	{ "zstd", &qcow2_codec_zstd, STREAM(ZSTD_512), 0 },
-	{ "zstd without a length", &qcow2_codec_zstd, STREAM(ZSTD_UNSIZED), 0 },
-	{ "zstd, something behind it", &qcow2_codec_zstd,
-	  STREAM(ZSTD_512 "\xff\xff\xff\xff"), 0 },
-	{ "zstd, two frames", &qcow2_codec_zstd, STREAM(ZSTD_256 ZSTD_256), 0 },
-	{ "zstd, a frame to be skipped", &qcow2_codec_zstd,
-	  STREAM(ZSTD_SKIPPED ZSTD_512), 0 },
-	{ "zstd, one frame too few", &qcow2_codec_zstd, STREAM(ZSTD_256),
+	  DEFLATE_STORED DEFLATE_512, -EIO },
+	{ "zlib, two blocks", &qcow2_codec_zlib, DEFLATE_STORED DEFLATE_511,
+	  0 },
+	{ "zlib, the end is missing", &qcow2_codec_zlib, DEFLATE_512, -EIO, 1 },
+	{ "zlib, block of an unknown type", &qcow2_codec_zlib, "07000000",
 	  -EIO },
+	{ "zlib, stored length contradicts itself", &qcow2_codec_zlib,
+	  "010002ffff61616161", -EIO },
+	{ "zlib, distance in front of the cluster", &qcow2_codec_zlib,
+	  "0302000000", -EIO },
+	{ "zlib with a header", &qcow2_codec_zlib, "78da" DEFLATE_512, -EIO },
+	{ "zlib, nothing", &qcow2_codec_zlib, "", -EIO },
+
+	{ "zstd", &qcow2_codec_zstd, ZSTD_512, 0 },
+	{ "zstd without a length", &qcow2_codec_zstd, ZSTD_UNSIZED, 0 },
+	{ "zstd, something behind it", &qcow2_codec_zstd,
+	  ZSTD_512 "ffffffff", 0 },
+	{ "zstd, two frames", &qcow2_codec_zstd, ZSTD_256 ZSTD_256, 0 },
+	{ "zstd, a frame to be skipped", &qcow2_codec_zstd,
+	  ZSTD_SKIPPED ZSTD_512, 0 },
+	{ "zstd, one frame too few", &qcow2_codec_zstd, ZSTD_256, -EIO },
 	{ "zstd, the last frame too long", &qcow2_codec_zstd,
-	  STREAM(ZSTD_256 ZSTD_512), -EIO },
+	  ZSTD_256 ZSTD_512, -EIO },
 	{ "zstd, last frame too long, without a length", &qcow2_codec_zstd,
-	  STREAM(ZSTD_256 ZSTD_UNSIZED), -EIO },
+	  ZSTD_256 ZSTD_UNSIZED, -EIO },
 	{ "zstd, only frames to be skipped", &qcow2_codec_zstd,
-	  STREAM(ZSTD_SKIPPED ZSTD_SKIPPED), -EIO },
-	{ "zstd, the end is missing", &qcow2_codec_zstd,
-	  ZSTD_512, sizeof(ZSTD_512) - 2, -EIO },
+	  ZSTD_SKIPPED ZSTD_SKIPPED, -EIO },
+	{ "zstd, the end is missing", &qcow2_codec_zstd, ZSTD_512, -EIO, 1 },
 	{ "zstd, block of an unknown type", &qcow2_codec_zstd,
-	  STREAM(ZSTD_MAGIC "\x60\x00\x01" "\x07\x10\x00" "a"), -EIO },
-	{ "zstd, no magic", &qcow2_codec_zstd, STREAM(DEFLATE_512), -EIO },
-	{ "zstd, nothing", &qcow2_codec_zstd, STREAM(""), -EIO },
+	  "28b52ffd6000010710000061", -EIO },
+	{ "zstd, no magic", &qcow2_codec_zstd, DEFLATE_512, -EIO },
+	{ "zstd, nothing", &qcow2_codec_zstd, "", -EIO },
 };
 
 KUNIT_ARRAY_PARAM_DESC(codec, codec_rows, name);
 
-/* The cluster ends where its memory does, for KASAN to see. */
+static size_t stream_of(struct kunit *test, const char *hex, u8 *stream)
+{
+	size_t bytes = strlen(hex) / 2;
+
+	KUNIT_ASSERT_LE(test, bytes, MAX_STREAM);
+	KUNIT_ASSERT_EQ(test, 0, hex2bin(stream, hex, bytes));
+	return bytes;
+}
+
+/* Stream and cluster end where their memory does, for KASAN to see. */
 static void stream_makes_a_cluster_or_none(struct kunit *test)
 {
 	const struct codec_row *row = test->param_value;
 	void *workspace = kunit_kmalloc(test, row->codec->workspace_bytes(),
 					GFP_KERNEL);
 	char *cluster = kunit_kzalloc(test, CLUSTER, GFP_KERNEL);
-	char *stream = kunit_kmalloc(test, row->bytes + 1, GFP_KERNEL);
+	u8 buf[MAX_STREAM];
+	size_t bytes = stream_of(test, row->hex, buf) - row->cut;
+	u8 *stream = kunit_kmalloc(test, bytes + 1, GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, workspace);
 	KUNIT_ASSERT_NOT_NULL(test, cluster);
 	KUNIT_ASSERT_NOT_NULL(test, stream);
-	memcpy(stream, row->stream, row->bytes);
+	memcpy(stream, buf, bytes);
 	KUNIT_EXPECT_EQ(test, row->error,
-			row->codec->decompress(workspace, stream, row->bytes,
+			row->codec->decompress(workspace, stream, bytes,
 					       cluster, CLUSTER));
 	if (!row->error)
 		KUNIT_EXPECT_NULL(test, memchr_inv(cluster, 'a', CLUSTER));
@@ -117,8 +127,10 @@ static u64 put_stream(struct kunit *test, struct test_image *ti)
 {
 	/* It crosses the end of a cluster. */
 	u64 offset = test_cluster_offset(ti, TEST_FREE + 1) - 4;
+	u8 stream[MAX_STREAM];
 
-	test_image_write(test, ti, offset, STREAM(DEFLATE_512));
+	test_image_write(test, ti, offset, stream,
+			 stream_of(test, DEFLATE_512, stream));
 	return offset;
 }
 

@@ -282,6 +282,18 @@ static int add_data_file(struct chain *chain, const struct layer *layer,
 	return err;
 }
 
+/* The kernel takes another backing file than is named, but not one or none. */
+static int check_override(const struct reference *ref,
+			  const struct layer *layer)
+{
+	if (!ref->source.path == !layer->header.backing)
+		return 0;
+	return image_refuse(&layer->ref.name, EXIT_IMAGE_UNSUPPORTED,
+			    ref->source.path ?
+			    "is described with a backing file, but has none" :
+			    "is described without a backing file, but has one");
+}
+
 /* No path and no error: there is no backing file. */
 static int find_backing(struct reference *ref, const struct layer *layer)
 {
@@ -289,9 +301,12 @@ static int find_backing(struct reference *ref, const struct layer *layer)
 
 	err = refer(ref, layer, "backing file", "backing",
 		    layer->header.backing);
-	if (err || source_overrides(&layer->ref.source, "backing") ||
-	    !layer->header.backing)
+	if (err)
 		return err;
+	if (source_overrides(&layer->ref.source, "backing"))
+		return check_override(ref, layer);
+	if (!layer->header.backing)
+		return 0;
 	return source_of_backing(&ref->source, &ref->name,
 				 layer->header.backing_format,
 				 layer->path);

@@ -284,13 +284,10 @@ def features():
             patched((INCOMPATIBLE, "Q", COMPRESSION)))
     refused("compression type without its bit", EXIT_INVALID, ["compression type", "1"],
             patched((COMPRESSION_TYPE, "B", 1)))
-    refused("external data file", EXIT_UNSUPPORTED, ["data file"],
-            patched(data_file=work("data"), data_file_raw="on"))
     refused("LUKS encryption", EXIT_UNSUPPORTED, ["encrypt", "LUKS"],
             patched((CRYPT_METHOD, "I", 2)))
     refused("AES encryption", EXIT_UNSUPPORTED, ["encrypt", "AES"],
             patched((CRYPT_METHOD, "I", 1)))
-    refused("backing file", EXIT_UNSUPPORTED, ["backing file", "base.qcow2"], overlay)
 
 
 def dirty_and_worse():
@@ -300,9 +297,62 @@ def dirty_and_worse():
     return image
 
 
-def overlay():
-    base = create(work("base.qcow2"), MIB)
-    return create(work("image"), MIB, backing_file=base, backing_fmt="qcow2")
+def overlay(name, form="raw", damage=None):
+    """A maker of an image with such a backing file, and one that is damaged then."""
+    def make():
+        base = create(work("base.qcow2"), MIB)
+        if damage:
+            damage(base)
+        image = work("image")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", name, "-F", form, image, MIB)
+        return image
+    return make
+
+
+def without_data_file():
+    image = create(work("image"), MIB, data_file=work("data"))
+    os.unlink(work("data"))
+    return image
+
+
+def chains():
+    refused("backing file is missing", EXIT_FILE, ["backing file 'gone'", "no such file"],
+            overlay("gone"))
+    refused("backing file is missing, read-only", EXIT_FILE, ["backing file 'gone'"],
+            overlay("gone"), "-r")
+    refused("data file is missing", EXIT_FILE, [f"data file '{work('data')}'", "no such file"],
+            without_data_file)
+    refused("backing file is a directory", EXIT_FILE, ["backing file '.'", "directory"],
+            overlay("."))
+    refused("backing file is the image", EXIT_INVALID, ["backing file 'image'", "already"],
+            overlay("image", "qcow2"))
+    refused("backing file is vmdk", EXIT_UNSUPPORTED, ["backing file 'base.qcow2'", "vmdk"],
+            overlay("base.qcow2", "vmdk"))
+    refused("backing file elsewhere", EXIT_UNSUPPORTED, ["nbd://host/x", "protocol 'nbd'"],
+            overlay("nbd://host/x"))
+    refused("backing file is a part of a file", EXIT_UNSUPPORTED, ["offset"],
+            overlay('json:{"driver":"raw","size":512,"file.filename":"base.qcow2"}'))
+    refused("backing file is no qcow2 image", EXIT_INVALID,
+            ["backing file 'base.qcow2'", "no qcow2 image"],
+            overlay("base.qcow2", "qcow2", lambda base: patch(base, 0, "I", 0)))
+    for options in ((), ("-r",)):
+        refused(f"backing file is damaged {' '.join(options)}", EXIT_INVALID,
+                ["base.qcow2", "L1 table"],
+                overlay("base.qcow2", "qcow2", lambda base: patch(base, L1_OFFSET, "Q", 512)),
+                *options)
+    with case("backing file whose format is not named: only with --probe-backing"):
+        image = without_format()
+        expect_refused(image, EXIT_UNSUPPORTED, ["backing file 'base.qcow2'", "--probe-backing"])
+        with Device(image, "--probe-backing") as device, device.open() as disk:
+            expect_equal(disk.size, MIB, "size")
+
+
+def without_format():
+    """As older versions of qemu-img made them: the extension becomes one of nobody."""
+    image = overlay("base.qcow2", "qcow2")()
+    place = content(image).index(struct.pack(">I", 0xe2792aca))
+    patch(image, place, "I", 0x12345678)
+    return image
 
 
 # ---------------------------------------------------------------------------
@@ -371,6 +421,7 @@ bad_headers()
 bad_tables()
 bad_snapshots()
 features()
+chains()
 truncated()
 other_names()
 rights()

@@ -21,6 +21,9 @@ extern char **environ;
 /* Percentage of images with extended L2 entries, where they can be. */
 #define BASE_EXTL2_PERCENT	50
 
+/* Percentage of images that begin with compressed clusters, if they can. */
+#define BASE_COMPRESSED_PERCENT	30
+
 #define MIN_CLUSTER_BITS_EXTL2	14
 #define MAX_COMMANDS		64
 
@@ -98,6 +101,9 @@ void base_choose(struct base_options *o, u64 seed)
 	o->extl2 = o->version == 3 &&
 		   o->cluster_bits >= MIN_CLUSTER_BITS_EXTL2 &&
 		   shim_below(&r, 100) < BASE_EXTL2_PERCENT;
+	o->compressed = !o->metadata &&
+			shim_below(&r, 100) < BASE_COMPRESSED_PERCENT;
+	o->zstd = o->compressed && o->version == 3 && shim_below(&r, 2);
 }
 
 void base_describe(const struct base_options *o, char *text, size_t bytes)

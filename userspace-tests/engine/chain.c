@@ -79,10 +79,17 @@ struct view {
 
 static void shrink_cache(struct qcow2_image *img, struct shim_random *r)
 {
-	if (test_bit(QCOW2_IMAGE_RAW, &img->flags) || shim_below(r, 3))
+	if (shim_below(r, 3))
 		return;
 	img->cache.max = 2 + shim_below(r, 16);
 	img->max_dirty = 1 + shim_below(r, img->cache.max);
+}
+
+/* Others may be reading it. */
+static void shrink_layer(struct qcow2_image *layer, struct shim_random *r)
+{
+	if (!test_bit(QCOW2_IMAGE_RAW, &layer->flags) && !shim_below(r, 3))
+		qcow2_cache_set_max(layer, shim_below(r, 16) * PAGE_SIZE);
 }
 
 static void get_layers(struct program *p, unsigned int first,
@@ -133,7 +140,7 @@ static void open_image(struct program *p)
 		wl_fail(p->seed, "open: wrong size");
 	shrink_cache(p->w.img, &p->r);
 	for (i = 0; i < options.nr_layers; i++)
-		shrink_cache(options.layers[i], &p->r);
+		shrink_layer(options.layers[i], &p->r);
 	free(options.layers);
 }
 

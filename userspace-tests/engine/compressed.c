@@ -432,7 +432,7 @@ static void slow_cluster_stops_nobody(const struct shape *shape)
  * Memory.
  */
 
-/* Nothing but what is there already, which must be enough for all of them. */
+/* Nothing but what the first read gets, which must be enough for all of them. */
 static void reads_go_on_without_memory(const struct shape *shape)
 {
 	struct reader readers[THREADS];
@@ -441,8 +441,8 @@ static void reads_go_on_without_memory(const struct shape *shape)
 
 	set_delays(&d);
 	begin(&d, &c, shape);
-	read_part(&d, &c, 0, 0, 10);
 	shim_fail_allocations(1, 1);
+	read_part(&d, &c, 0, 0, 10);
 	start_readers(readers, THREADS, &(struct reader){
 		      .d = &d, .c = &c, .count = 100 }, read_at_random);
 	join_readers(readers, THREADS);
@@ -721,6 +721,32 @@ static void freed_cluster_is_forgotten(const struct shape *shape)
 	end(&d, &c);
 }
 
+/* By the release of its host clusters, which only comes when all have gone. */
+static void overwritten_cluster_is_forgotten(const struct shape *shape)
+{
+	unsigned char *buf;
+	struct clusters c;
+	struct disk d = {};
+	unsigned int i;
+	u64 before;
+
+	begin(&d, &c, shape);
+	buf = must(malloc(d.cluster));
+	read_part(&d, &c, 1, 0, 10);
+	for (i = 0; i < c.nr; i++)
+		write_new(&d, c.guest[i], min(d.cluster, d.bytes - c.guest[i]));
+	settle(&d);
+	before = d.img->compress.loads;
+	/* Other data by now, or none. */
+	read_into(&d, c.word[1], 0, buf, d.cluster);
+	expect(d.img->compress.loads == before + 1, "it is still there");
+	free(buf);
+	detach_and_look(&d);
+	destroy(&d);
+	free(c.guest);
+	free(c.word);
+}
+
 /*
  * Codecs, on streams that QEMU did not make.
  */
@@ -963,6 +989,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(random_entries_do_no_harm, shapes),
 	TEST_CASE(file_may_end_with_the_stream, shapes),
 	TEST_CASE(freed_cluster_is_forgotten, shapes),
+	TEST_CASE(overwritten_cluster_is_forgotten, two_shapes),
 	TEST_CASE(stream_must_have_the_right_length, codecs),
 	TEST_CASE(short_streams_can_be_long_clusters, codecs),
 	TEST_CASE(cluster_may_be_several_frames, zstd_codec),

@@ -45,7 +45,7 @@
 #define NR_FULL		30
 
 /* Random cuts of each stretch between two flushes; errors of a kind tried. */
-#define NR_CUTS		4
+#define NR_CUTS		3
 #define NR_FAULTS	4
 
 #define COPIED		(1ULL << 63)
@@ -371,10 +371,14 @@ static struct file *file_of(const struct run *run, const struct bytes *image,
 	return filp;
 }
 
+/* The external data file of the image, NULL for none. */
+static struct file *data_filp;
+
 static int attach(struct file *filp, bool writable, struct qcow2_reason *why)
 {
 	const struct qcow2_options options = {
 		.file_flags = writable ? QCOW2_FILE_WRITABLE : 0,
+		.data_filp = data_filp,
 	};
 	struct qcow2_image *img;
 	int ret;
@@ -494,10 +498,13 @@ static void cut_stretch(struct run *run, const struct bytes *durable,
 	cut(run, durable, room, log, from, from, 0);
 	if (to > from)
 		cut(run, durable, room, log, from, to, 16);
-	for (i = 0; to > from && i < NR_CUTS; i++)
+	/* At its end each time, and somewhere in it. */
+	for (i = 0; to > from && i < NR_CUTS; i++) {
+		cut(run, durable, room, log, from, to, lucks[1 + i % 3]);
 		cut(run, durable, room, log, from,
 		    from + 1 + shim_below(&run->r, to - from),
 		    lucks[shim_below(&run->r, ARRAY_SIZE(lucks))]);
+	}
 }
 
 static size_t room_for(const struct run *run, const struct memfile_record *log,
@@ -765,17 +772,27 @@ static void get_crashed(struct run *run, u64 number, char *path, size_t bytes)
 		wl_fail(run->seed, "cannot make %s", work);
 }
 
+/* One or two clusters of the refcount table count all of it, nearly. */
+static void choose_full(struct base_options *base, u64 number)
+{
+	*base = (struct base_options) {
+		.cluster_bits = 9, .refcount_bits = 64, .version = 3,
+		.metadata = true, .snapshot = number & 1,
+		.virtual_bytes = 512 * (number % 3 ? 5000 : 3900),
+		.seed = number,
+	};
+	if (number % 5 == 1) {
+		base->refcount_bits = 16;
+		base->virtual_bytes = 512 * 17000;
+	}
+}
+
 static void get_closed(struct run *run, u64 number, char *path, size_t bytes)
 {
 	struct base_options base;
 
 	if (number < NR_FULL)
-		base = (struct base_options) {
-			.cluster_bits = 9, .refcount_bits = 64, .version = 3,
-			.metadata = true, .snapshot = number & 1,
-			.virtual_bytes = 512 * (number % 3 ? 5000 : 3900),
-			.seed = number,
-		};
+		choose_full(&base, number);
 	else
 		do
 			base_choose(&base, number);
@@ -1028,10 +1045,9 @@ static void use_after_repair(struct run *run)
 	wl_destroy(&w);
 }
 
-/* With the image at @path, and all that is tried. */
-static void run_image(struct run *run, const char *path, unsigned int damage)
+/* With the image that was loaded, and all that is tried. */
+static void run_image(struct run *run, unsigned int damage)
 {
-	load(run, path);
 	damage_image(run, damage);
 	open_q(run);
 	if (verbose)
@@ -1071,7 +1087,8 @@ static void run_seed(u64 seed)
 			   sizeof(path));
 		damage = choose_damage(run);
 	}
-	run_image(run, path, damage);
+	load(run, path);
+	run_image(run, damage);
 }
 
 /*
@@ -1180,6 +1197,11 @@ static void l2_on_refblock(struct victim *v)
 	point(v, v->l1, first_block(v));
 }
 
+static void l2_twice(struct victim *v)
+{
+	set(v, v->l1 + 8, get(v, v->l1));
+}
+
 static void l2_far(struct victim *v)
 {
 	point(v, v->l1, far(v));
@@ -1240,6 +1262,11 @@ static const struct base_options sound = {
 	.snapshot = true, .virtual_bytes = 4 << 20, .seed = 1,
 };
 
+static const struct base_options wide = {
+	.cluster_bits = 12, .refcount_bits = 64, .version = 3, .metadata = true,
+	.virtual_bytes = 4 << 20, .seed = 1,
+};
+
 static const struct base_options one_bit = {
 	.cluster_bits = 12, .refcount_bits = 1, .version = 3, .metadata = true,
 	.virtual_bytes = 4 << 20, .seed = 1,
@@ -1275,6 +1302,7 @@ static const struct refusal {
 	{ "data on an L2 table", &sound, data_on_l2, { "data and an L2 table" } },
 	{ "L2 table on data", &sound, l2_on_data, { "an L2 table and data" } },
 	{ "L2 table on a refcount block", &sound, l2_on_refblock, { "an L2 table and other metadata" } },
+	{ "L2 table twice", &wide, l2_twice, { "the L2 table at", "several entries" } },
 	{ "L2 table behind the file", &sound, l2_far, { "an L2 table at", "end of the file" } },
 	{ "L2 table unaligned", &sound, l2_unaligned, { "L1 entry", "damaged" } },
 	{ "L2 table of a snapshot behind the file", &sound, inactive_l2_far, { "an L2 table at", "end of the file" } },
@@ -1577,6 +1605,28 @@ static void bitmaps(void)
 	unlink(path);
 }
 
+/*
+ * The first cluster of the refcount table goes where QEMU had it at first, which
+ * is the lowest place that a new block could take.
+ */
+static void move_table_to_front(struct run *run)
+{
+	const struct qimg *q = &run->q;
+	size_t nr;
+	unsigned char *kinds = qimg_kinds(q, &nr);
+
+	if (kinds[1] != QKIND_FREE)
+		wl_fail(run->seed, "%s: the second cluster is in use",
+			run->name);
+	free(kinds);
+	memcpy(run->dirty.buf + q->cluster_bytes,
+	       run->dirty.buf + q->reftable_offset, q->cluster_bytes);
+	put64(&run->dirty, HEADER_REFTABLE, q->cluster_bytes);
+	put_unaligned_be32(1, run->dirty.buf + HEADER_REFTABLE + 8);
+	run->no_blocks = true;
+	open_q(run);
+}
+
 /* A full image, of whose refcount table the first cluster is left. */
 static void full_image(const char *name, u64 number, unsigned int damage)
 {
@@ -1586,7 +1636,10 @@ static void full_image(const char *name, u64 number, unsigned int damage)
 
 	get_closed(run, number, path, sizeof(path));
 	snprintf(run->name, sizeof(run->name), "%s", name);
-	run_image(run, path, damage);
+	load(run, path);
+	if (damage & SHORT_TABLE)
+		move_table_to_front(run);
+	run_image(run, damage);
 	if ((damage & SHORT_TABLE) && total.longer == longer)
 		wl_fail(number, "%s: the table is not longer", name);
 }
@@ -1604,10 +1657,118 @@ static void longer_table_and_no_blocks(void)
 
 static void no_blocks_at_all(void)
 {
-	full_image("no blocks", 3, ALL_BLOCKS | FLAGS);
+	full_image("no blocks", 12, ALL_BLOCKS | FLAGS);
+}
+
+/* What lies behind the first range of refcounts goes to the sixth. */
+static void move_data(struct victim *v)
+{
+	const struct qimg *q = &v->run.q;
+	u64 range = 64 * q->cluster_bytes, to = 5 * range, pos;
+	struct bytes image = copy_of(&v->run.dirty, 6 * range);
+
+	free(v->run.dirty.buf);
+	v->run.dirty = image;
+	for (pos = v->l2; pos < v->l2 + q->cluster_bytes; pos += 8) {
+		u64 from = get(v, pos) & OFFSET;
+
+		if (from < range)
+			continue;
+		memcpy(image.buf + to, image.buf + from, q->cluster_bytes);
+		point(v, pos, to);
+		to += q->cluster_bytes;
+	}
+	v->run.dirty.nr = to;
+	open_q(&v->run);
+}
+
+/*
+ * The first range is full when it has its block again. Then there is nothing up
+ * to some data in the sixth, whose block goes to the second: that wants one too.
+ */
+static void block_wants_a_block(void)
+{
+	static const struct base_options base = {
+		.cluster_bits = 9, .refcount_bits = 64, .version = 3,
+		.metadata = true, .virtual_bytes = 512 * 61, .seed = 1,
+	};
+	struct victim v;
+	struct bytes after;
+	u64 i, second;
+
+	make_victim(&v, "a block that wants a block", &base);
+	move_data(&v);
+	for (i = 0; i < reftable_entries(&v.run.q); i++)
+		set(&v, v.run.q.reftable_offset + i * 8, 0);
+	after = repair_it(&v.run, &v.run.dirty);
+	look_at_clean(&v.run, &after, "the repair");
+	second = get64(&after, get64(&after, HEADER_REFTABLE) + 8);
+	if (!second)
+		bad(&v.run, &after, "the repair",
+		    "the second range has no block");
+	free(after.buf);
+	free(v.run.dirty.buf);
+}
+
+static void make_with_data_file(const char *path, const char *data)
+{
+	char options[700];
+	const char * const create[] = {
+		"qemu-img", "create", "-q", "-f", "qcow2", "-o", options, path,
+		"4M", NULL
+	};
+	const char * const write[] = {
+		"qemu-io", "-f", "qcow2", "-c", "write -q -P 3 100k 300k", path,
+		NULL
+	};
+
+	snprintf(options, sizeof(options),
+		 "cluster_size=4096,data_file=%s,data_file_raw=on", data);
+	if (run_program(create, false) || run_program(write, false))
+		wl_fail(0, "cannot make %s", path);
+}
+
+/* Its clusters are nobody's in the image; and that it is raw stays true. */
+static void data_file(void)
+{
+	struct memfile_options options = { .seed = 1 };
+	char path[600], data[620];
+	struct run run = {};
+	struct bytes after;
+
+	wl_name_seed(0, HANG_SECONDS);
+	snprintf(run.name, sizeof(run.name), "data file");
+	snprintf(path, sizeof(path), "%s/repair-%d-with-data.qcow2", work_dir,
+		 getpid());
+	snprintf(data, sizeof(data), "%s.data", path);
+	make_with_data_file(path, data);
+	run.dirty.buf = must(read_file(path, &run.dirty.nr));
+	/* The reader does not serve it, but decodes what is needed here. */
+	qimg_open(&run.q, run.dirty.buf, run.dirty.nr);
+	put64(&run.dirty, HEADER_INCOMPAT,
+	      get64(&run.dirty, HEADER_INCOMPAT) | DIRTY);
+	spoil_refcounts(&run, ALL_COUNTS);
+	data_filp = memfile_create(&options);
+	if (memfile_load(data_filp, data))
+		wl_fail(0, "cannot load %s", data);
+	after = repair_it(&run, &run.dirty);
+	memfile_destroy(data_filp);
+	data_filp = NULL;
+	if (get64(&after, HEADER_AUTOCLEAR) !=
+	    get64(&run.dirty, HEADER_AUTOCLEAR))
+		bad(&run, &after, "data file", "autoclear bits 0x%llx",
+		    get64(&after, HEADER_AUTOCLEAR));
+	if (qemu_img_check(&run, &after))
+		bad(&run, &after, "data file", "qemu-img check complains");
+	free(after.buf);
+	free(run.dirty.buf);
+	unlink(path);
+	unlink(data);
 }
 
 static void (* const others[])(void) = {
+	data_file,
+	block_wants_a_block,
 	longer_table,
 	longer_table_and_no_blocks,
 	no_blocks_at_all,

@@ -675,7 +675,8 @@ static void check_refusal(int error, const struct qcow2_reason *why)
 	const char *c;
 
 	if (error != -EUCLEAN && error != -EOPNOTSUPP && error != -EINVAL &&
-	    error != -EIO && error != -ENOMEM && error != -ENOENT)
+	    error != -EIO && error != -ENOMEM && error != -ENOENT &&
+	    error != -ENOSPC)
 		shim_die("an image is refused with error %d", error);
 	if (!why->text[0])
 		shim_die("an image is refused without a reason");
@@ -691,6 +692,15 @@ static void put_layers(struct qcow2_image **layers, u32 nr)
 		qcow2_layer_put(layers[nr]);
 }
 
+/* The external data file of a file, NULL if there is none. */
+static struct file *data_file(const struct run *run, unsigned int i)
+{
+	if (i + 1 == run->nr_files ||
+	    recipe_file_kind(run->recipe, i + 1) != RECIPE_DATA_FILE)
+		return NULL;
+	return run->filps[i + 1];
+}
+
 /* Of the files from the @first on; 0 or a negative errno. */
 static int get_layers(struct run *run, unsigned int first,
 		      struct qcow2_image **layers, u32 *nr,
@@ -704,6 +714,7 @@ static int get_layers(struct run *run, unsigned int first,
 					RECIPE_BACKING_QCOW2;
 		const struct qcow2_layer_spec spec = {
 			.filp = run->filps[i],
+			.data_filp = data_file(run, i),
 			.name = "layer",
 			.raw = kind == RECIPE_BACKING_RAW,
 			.snapshot = !i && run->options & RECIPE_SNAPSHOT ?
@@ -733,6 +744,7 @@ static struct qcow2_image *open_on_layers(struct run *run,
 		.discard_no_unref = run->options & RECIPE_NO_UNREF,
 		.cache_bytes = run->options & RECIPE_SMALL_CACHE ?
 			       QCOW2_CACHE_MIN_BYTES : 0,
+		.data_filp = read_only ? NULL : data_file(run, 0),
 		.layers = layers,
 	};
 	int ret = get_layers(run, !read_only, layers, &options.nr_layers, why);

@@ -80,6 +80,7 @@ int __init qcow2_layers_init(void)
  */
 void qcow2_layers_exit(void)
 {
+	rcu_barrier();	/* for free_page_rcu() */
 	destroy_workqueue(layers_wq);
 }
 
@@ -420,6 +421,7 @@ bool qcow2_shows_backing(const struct qcow2_image *img, u64 guest_offset)
 	return img->chain.nr &&
 	       guest_offset < img->chain.layers[0]->geo.virtual_bytes;
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_shows_backing);
 
 /*
  * Searching.

@@ -23,8 +23,8 @@
  * Nothing is mended that could be meant in two ways.  The walk fails, with a
  * reason that names the place, at a table entry that is damaged or leads out of
  * the file; at a cluster that is metadata and something else (L2 tables may
- * have several users, other metadata may not); and where the references are
- * more than a refcount can hold.
+ * have a user in each L1 table, other metadata has one); and where the
+ * references are more than a refcount can hold.
  */
 
 #include <linux/bits.h>
@@ -505,6 +505,22 @@ static int count_l2(struct qcow2_counts *counts, u64 offset, bool active)
 	return ret;
 }
 
+/*
+ * An L2 table has at most one entry in each L1 table.  Else a small file could
+ * refer to its clusters so often that counting has no end.
+ */
+static int check_l2_users(struct qcow2_counts *counts, u64 offset)
+{
+	u64 users = qcow2_count_of(counts, offset >>
+				   counts->img->geo.cluster_bits);
+
+	if (users <= counts->trees)
+		return 0;
+	return qcow2_check_refuse(counts->why,
+				  "the L2 table at offset 0x%llx has several entries in an L1 table",
+				  offset);
+}
+
 /* An entry of an L1 table, and all that it leads to. */
 static int count_l1_entry(struct qcow2_counts *counts, u64 entry, u64 pos,
 			  bool active)
@@ -523,10 +539,8 @@ static int count_l1_entry(struct qcow2_counts *counts, u64 entry, u64 pos,
 	ret = count_one(counts, offset,
 			QCOW2_MARK_L2 | copied_mark(entry, active),
 			"an L2 table");
-	/* Of an external data file the clusters are not counted. */
-	if (ret || (counts->img->geo.incompatible & QCOW2_INCOMPAT_DATA_FILE))
-		return ret;
-	return count_l2(counts, offset, active);
+	ret = ret ?: check_l2_users(counts, offset);
+	return ret ?: count_l2(counts, offset, active);
 }
 
 static int count_l1(struct qcow2_counts *counts, u64 offset, u32 entries,
@@ -537,6 +551,7 @@ static int count_l1(struct qcow2_counts *counts, u64 offset, u32 entries,
 	int ret = 0;
 	u32 i;
 
+	counts->trees++;
 	for (i = 0; i < entries && !ret; i++) {
 		u32 left = min(entries - i, per_page);
 		u64 pos = offset + (u64)i * sizeof(u64);
@@ -571,8 +586,7 @@ static int count_l1_trees(struct qcow2_counts *counts)
 
 static bool bitmaps_count(const struct qcow2_geometry *geo)
 {
-	/* With another bit set all of them go before the first write. */
-	return geo->autoclear == QCOW2_AUTOCLEAR_BITMAPS && geo->nb_bitmaps;
+	return geo->nb_bitmaps && !qcow2_unknown_autoclear(geo);
 }
 
 static int count_bitmap_table(struct qcow2_counts *counts, u64 offset,

@@ -58,6 +58,7 @@ struct qcow2_count_slice {
  * @references: how many were counted
  * @bytes: memory for @slices
  * @end: behind the highest cluster that is referred to
+ * @trees: L1 tables whose entries were counted, or are being
  * @wrong_flags: a COPIED flag of the active tables is set where no refcount
  *	could justify it
  * @piece: pages for a piece of an L2 table
@@ -73,10 +74,24 @@ struct qcow2_counts {
 	u64 references;
 	u64 bytes;
 	u64 end;
+	u32 trees;
 	bool wrong_flags;
 	void *piece[QCOW2_PIECE_PAGES];
 	void *page;
 };
+
+/*
+ * Autoclear bits for what is neither kept up by this driver nor counted.  They
+ * are cleared before the first write, and with them goes all that bitmaps say.
+ */
+static inline u64 qcow2_unknown_autoclear(const struct qcow2_geometry *geo)
+{
+	u64 known = QCOW2_AUTOCLEAR_BITMAPS;
+
+	if (geo->raw_data)
+		known |= QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+	return geo->autoclear & ~known;
+}
 
 int qcow2_counts_init(struct qcow2_counts *counts, struct qcow2_image *img,
 		      struct qcow2_reason *why);

@@ -180,6 +180,7 @@ static struct cluster *alloc_cluster(struct qcow2_image *img, gfp_t gfp)
 static void stock_init(struct qcow2_stock *stock, unsigned int max)
 {
 	INIT_LIST_HEAD(&stock->idle);
+	init_waitqueue_head(&stock->wait);
 	stock->max = max;
 }
 
@@ -226,14 +227,23 @@ static void stock_give(struct qcow2_compress *comp, struct qcow2_stock *stock,
 	else
 		list_add_tail(idle, &stock->idle);
 	WRITE_ONCE(stock->nr_idle, stock->nr_idle + 1);
-	wake_up(&comp->wait);
+	wake_up(&stock->wait);
 }
 
-/* Until one is idle, or the first has to be made again. */
-static void stock_wait(struct qcow2_compress *comp, struct qcow2_stock *stock)
+/*
+ * Until one is idle, or the first has to be made again.  Whoever was woken and
+ * does not take what is idle has to pass it on.
+ */
+static void stock_wait(struct qcow2_stock *stock)
 {
-	wait_event(comp->wait, READ_ONCE(stock->nr_idle) ||
-			       !READ_ONCE(stock->nr));
+	wait_event_idle_exclusive(stock->wait, READ_ONCE(stock->nr_idle) ||
+				  !READ_ONCE(stock->nr));
+}
+
+static void stock_pass_on(struct qcow2_stock *stock)
+{
+	if (READ_ONCE(stock->nr_idle))
+		wake_up(&stock->wait);
 }
 
 /*
@@ -270,7 +280,7 @@ static struct job *get_job(struct qcow2_image *img)
 			stock_remove(comp, &comp->jobs);
 			spin_unlock(&comp->lock);
 		}
-		stock_wait(comp, &comp->jobs);
+		stock_wait(&comp->jobs);
 	}
 }
 
@@ -340,8 +350,8 @@ struct wanted {
 static struct cluster *take_cluster(struct qcow2_compress *comp,
 				    struct wanted *wanted, bool make)
 {
+	struct list_head *idle = NULL;
 	struct cluster *cluster;
-	struct list_head *idle;
 
 	lockdep_assert_held(&comp->lock);
 	wanted->gfp = 0;
@@ -351,11 +361,11 @@ static struct cluster *take_cluster(struct qcow2_compress *comp,
 	if (wanted->fresh) {
 		cluster = wanted->fresh;
 		wanted->fresh = NULL;
-	} else if (make && stock_has_room(&comp->clusters)) {
-		wanted->gfp = stock_begin(comp, &comp->clusters);
-		return NULL;
 	} else {
-		idle = stock_take(comp, &comp->clusters);
+		if (make && stock_has_room(&comp->clusters))
+			wanted->gfp = stock_begin(comp, &comp->clusters);
+		else
+			idle = stock_take(comp, &comp->clusters);
 		if (!idle)
 			return NULL;
 		cluster = list_entry(idle, struct cluster, idle);
@@ -392,14 +402,16 @@ static struct cluster *try_cluster(struct qcow2_image *img,
 static struct cluster *get_cluster(struct qcow2_image *img, u64 word,
 				   bool *mine)
 {
+	struct qcow2_stock *stock = &img->compress.clusters;
 	struct wanted wanted = { .word = word };
 	struct cluster *cluster;
 
-	for (;;) {
+	cluster = try_cluster(img, &wanted);
+	while (!cluster) {
+		stock_wait(stock);
 		cluster = try_cluster(img, &wanted);
-		if (cluster)
-			break;
-		stock_wait(&img->compress, &img->compress.clusters);
+		/* Another one may have made it meanwhile. */
+		stock_pass_on(stock);
 	}
 	*mine = wanted.mine;
 	return cluster;
@@ -682,7 +694,6 @@ int qcow2_compress_init(struct qcow2_image *img)
 	comp->codec = img->geo.compression_type == QCOW2_COMPRESSION_ZSTD ?
 		&qcow2_codec_zstd : &qcow2_codec_zlib;
 	spin_lock_init(&comp->lock);
-	init_waitqueue_head(&comp->wait);
 	stock_init(&comp->clusters, clusters);
 	stock_init(&comp->jobs, min(clusters,
 				    JOBS_PER_CPU * num_online_cpus()));

@@ -493,7 +493,7 @@ static void finish(struct qcow2_io *io, int ret)
 
 /*
  * A raw data file must read as the disk does, whatever the entries say; those
- * that say that there is nothing say zero.
+ * that say that there is nothing say zero.  So the file itself becomes zero.
  */
 static int zero_raw_data(struct qcow2_io *io)
 {
@@ -506,8 +506,6 @@ static int zero_raw_data(struct qcow2_io *io)
 	if (test_bit(QCOW2_IMAGE_NO_PASS_DISCARD, &img->flags))
 		punch = false;
 	if (punch && !qcow2_file_punch(img->data_file, io->offset, io->bytes))
-		return 0;
-	if (io->op == QCOW2_OP_DISCARD)
 		return 0;
 	return qcow2_file_make_zero(img->data_file, io->offset, io->bytes);
 }
@@ -528,12 +526,13 @@ void qcow2_discard(struct qcow2_io *io)
 	u64 skip = ALIGN(io->offset, subcluster) - io->offset;
 	int ret = 0;
 
-	if (geo->raw_data) {
+	io->offset += skip;
+	io->bytes -= min(io->bytes, skip);
+	if (geo->raw_data && io->offset < end) {
+		io->bytes = end - io->offset;
 		finish(io, zero_raw_data(io));
 		return;
 	}
-	io->offset += skip;
-	io->bytes -= min(io->bytes, skip);
 	if (!qcow2_can_discard(io->img))
 		end = 0;
 	while (!ret && io->offset < end)

@@ -44,13 +44,11 @@
 #define QCOW2_INCOMPAT_EXTL2		BIT_ULL(4)
 
 /* Section "Header", autoclear_features. */
+#define QCOW2_AUTOCLEAR_BITMAPS		BIT_ULL(0)
 #define QCOW2_AUTOCLEAR_DATA_FILE_RAW	BIT_ULL(1)
 
 /* Section "Header", compatible_features. */
 #define QCOW2_COMPAT_LAZY_REFCOUNTS	BIT_ULL(0)
-
-/* Section "Header", autoclear_features. */
-#define QCOW2_AUTOCLEAR_BITMAPS		BIT_ULL(0)
 
 /* Section "Header", crypt_method. */
 #define QCOW2_CRYPT_NONE		0

@@ -227,7 +227,7 @@ static int decode_compression(const struct qcow2_disk_header *h,
 	if (geo->header_bytes > offsetof(struct qcow2_disk_header,
 					 compression_type))
 		type = h->compression_type;
-	if (bit != (type != QCOW2_COMPRESSION_ZLIB))
+	if (type == QCOW2_COMPRESSION_ZLIB ? bit : !bit)
 		return qcow2_refuse(why, -EUCLEAN,
 				    "compression type is %u, but incompatible bit 3 is %s",
 				    type, bit ? "set" : "clear");

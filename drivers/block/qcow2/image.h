@@ -248,12 +248,14 @@ struct qcow2_cache {
  * @nr_idle: length of @idle; READ_ONCE
  * @nr: all that there are, or are being made; READ_ONCE
  * @max: no more than this
+ * @wait: for something idle; one waiter is woken for each
  */
 struct qcow2_stock {
 	struct list_head idle;
 	unsigned int nr_idle;
 	unsigned int nr;
 	unsigned int max;
+	wait_queue_head_t wait;
 };
 
 struct qcow2_codec;
@@ -261,12 +263,11 @@ struct qcow2_codec;
 /**
  * struct qcow2_compress - decompressed clusters, and what making them takes
  * @codec: the image's compression type
- * @lock: protects the members below but @wait and @shrinker; innermost,
+ * @lock: protects the members below but @shrinker; innermost,
  *	nothing is taken or allocated inside
  * @buckets: clusters by L2 entry
  * @clusters: all of them, with data or not; coldest first
  * @jobs: what is needed to decompress one
- * @wait: for something idle
  * @loads: clusters that were ever read from the file; READ_ONCE
  * @shrinker: by which the system asks for memory back
  */
@@ -276,7 +277,6 @@ struct qcow2_compress {
 	struct list_head buckets[QCOW2_COMPRESS_BUCKETS];
 	struct qcow2_stock clusters;
 	struct qcow2_stock jobs;
-	wait_queue_head_t wait;
 	u64 loads;
 	struct shrinker *shrinker;
 };

@@ -490,14 +490,13 @@ static int correct_tables(struct repair *rep)
 	struct qcow2_l1 *l1 = rcu_dereference_protected(img->l1,
 						lockdep_is_held(&img->grow_lock));
 	u32 per_slice = qcow2_slice_bytes(&img->geo) / sizeof(u64);
-	bool has_data = !(img->geo.incompatible & QCOW2_INCOMPAT_DATA_FILE);
 	int ret = 0;
 	u32 i;
 
 	for (i = 0; i < l1->entries && !ret; i++) {
 		if (i % per_slice == 0)
 			ret = correct_l1(rep, l1, i);
-		if (!ret && has_data && (l1->entry[i] & QCOW2_OFFSET_MASK))
+		if (!ret && (l1->entry[i] & QCOW2_OFFSET_MASK))
 			ret = correct_l2(rep, l1->entry[i] & QCOW2_OFFSET_MASK);
 	}
 	return ret;
@@ -597,7 +596,7 @@ static int clear_unknown(struct repair *rep)
 	struct qcow2_image *img = image_of(rep);
 	int ret = 0;
 
-	if (img->geo.autoclear & ~QCOW2_AUTOCLEAR_BITMAPS)
+	if (qcow2_unknown_autoclear(&img->geo))
 		ret = qcow2_image_prepare_write(img);
 	if (ret)
 		return qcow2_check_io_failed(rep->counts.why, ret, "write", 0);

@@ -360,6 +360,7 @@ VISIBLE_IF_KUNIT void calculate_l2_meta(struct qcow2_pass *pass,
 	u32 end = start + bytes;
 	u32 nb_clusters = qcow2_clusters_of(geo, end);
 	u32 last = (nb_clusters - 1) << geo->cluster_bits;
+	u64 first = qcow2_cluster_start(geo, guest_offset);
 	struct qcow2_l2_meta *meta = pass->spare;
 	u32 from, to;
 
@@ -372,8 +373,11 @@ VISIBLE_IF_KUNIT void calculate_l2_meta(struct qcow2_pass *pass,
 			       qcow2_get_l2_entry(geo, slice,
 						  index + nb_clusters - 1),
 			       end - last, keep_old);
+	/* A raw data file is no longer than the disk. */
+	if (geo->raw_data)
+		to = min_t(u64, to, geo->virtual_bytes - first);
 	*meta = (struct qcow2_l2_meta) {
-		.guest_offset = qcow2_cluster_start(geo, guest_offset),
+		.guest_offset = first,
 		.host_offset = host_offset,
 		.nb_clusters = nb_clusters,
 		.keep_old = keep_old,

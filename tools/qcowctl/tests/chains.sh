@@ -403,8 +403,15 @@ test_chain_json_overrides()
 	echo bytes >base.raw
 	echo bytes >other.raw
 	make_image mid backing=base.raw format=raw
-	described "no backing file after all" "qcow2 mid" \
+	make_image alone
+	not_described "no backing file after all" 5 \
+		"is described without a backing file, but has one" \
 		'{"driver":"qcow2","backing":null,"file.filename":"mid"}'
+	not_described "a backing file after all" 5 \
+		"is described with a backing file, but has none" \
+		'{"driver":"qcow2","backing":{"driver":"raw","file.filename":"other.raw"},"file.filename":"alone"}'
+	described "no backing file, as the image says" "qcow2 alone" \
+		'{"driver":"qcow2","backing":null,"file.filename":"alone"}'
 	described "another backing file" "qcow2 mid${nl}raw other.raw" \
 		'{"driver":"qcow2","backing":{"driver":"raw","file.filename":"other.raw"},"file.filename":"mid"}'
 	described "another backing file, in dots" "qcow2 mid${nl}raw other.raw" \

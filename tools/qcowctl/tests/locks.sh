@@ -7,39 +7,57 @@
 
 ## QEMU's processes
 
-# with_writer IMAGE COMMAND...: while qemu-io has the image open for writing
-with_writer()
+# with_process WORDS... -- COMMAND...: while a program runs that has answered to
+# "read 0 512", and ends when told to quit
+with_process()
 {
-	with_qemu_io "" "$@"
-}
+	local words=() i
 
-with_reader()
-{
-	with_qemu_io -r "$@"
-}
-
-with_qemu_io()
-{
-	local mode=$1 image=$2 i
-
-	shift 2
+	while [[ $1 != -- ]]; do
+		words+=("$1")
+		shift
+	done
+	shift
 	rm -f commands
 	mkfifo commands
 	exec 7<>commands
-	# shellcheck disable=SC2086
-	qemu-io $mode -f qcow2 "$image" <&7 >qemu-io.out 2>&1 &
+	"${words[@]}" <&7 >process.out 2>&1 &
 	holder=$!
 	echo "read 0 512" >&7
 	for ((i = 0; i < 500; i++)); do
-		grep -q "read 512" qemu-io.out && break
+		grep -q "read 512" process.out && break
 		sleep 0.02
 	done
-	((i < 500)) || bail_out "qemu-io does not open $image: $(cat qemu-io.out)"
+	((i < 500)) || bail_out "${words[*]}: $(cat process.out)"
 	"$@"
 	echo quit >&7
 	wait "$holder"
 	holder=
 	exec 7>&-
+}
+
+# with_writer IMAGE COMMAND...: while qemu-io has the image open for writing
+with_writer()
+{
+	with_process qemu-io -f qcow2 "$1" -- "${@:2}"
+}
+
+with_reader()
+{
+	with_process qemu-io -r -f qcow2 "$1" -- "${@:2}"
+}
+
+# with_lock BYTE IMAGE COMMAND...: while only that byte is locked
+with_lock()
+{
+	with_process python3 -c '
+import fcntl, os, struct, sys
+file = open(sys.argv[2], "rb")
+fcntl.fcntl(file, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET,
+                                  int(sys.argv[1]), 1, 0))
+input()
+print("read 512", flush=True)
+input()' "$1" "$2" -- "${@:3}"
 }
 
 # with_server IMAGE OPTIONS COMMAND...: while qemu-nbd serves it; OPTIONS is a word
@@ -284,6 +302,30 @@ while_read()
 	detach_held qcow2
 }
 
+# One permission is not shared, and no device of ours is the reason.
+while_locked()
+{
+	busy_with "$1 is not shared: attach" \
+		"locks/image: is in use by python3, process HOLDER (it does not share '$1')" \
+		"$fake" attach locks/image
+	attach_held -r locks/image
+	is "$1 is not shared: attach -r" attached 0
+	detach_held qcow0
+}
+
+# The process with the higher number has the lock, and is named.
+while_waited_for()
+{
+	: >started
+	cp answer err
+	wait "$1"
+	rc=$?
+	: >out
+	is "a holder that is younger: is younger" [ "$holder" -gt "$1" ]
+	verify "a holder that is younger" 6 "" \
+		"qcowctl: locks/image: is in use by qemu-io, process $holder (it holds the lock for 'write')$nl"
+}
+
 test_lock_foreign()
 {
 	lock_images
@@ -293,6 +335,13 @@ test_lock_foreign()
 	with_server locks/image "" while_written qemu-nbd
 	with_server locks/image "-r" while_read qemu-nbd
 	with_server locks/image "--snapshot" while_read qemu-nbd
+	with_lock 203 locks/image while_locked "resize"
+	with_lock 201 locks/image while_locked "write"
+	rm -f started
+	mkfifo answer
+	"$BASH" -c 'until [[ -e started ]]; do sleep 0.02; done; exec "$@"' bash \
+		"$fake" attach locks/image 2>answer &
+	with_writer locks/image while_waited_for $!
 	fresh_machine
 	attach_held locks/image
 	is "nobody uses it any more: attach" attached 0

@@ -13,7 +13,7 @@ export LC_ALL=C.UTF-8
 export ASAN_OPTIONS=exitcode=99
 export UBSAN_OPTIONS=exitcode=99
 
-PLAN=522
+PLAN=530
 
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
 tool_dir=$here/..

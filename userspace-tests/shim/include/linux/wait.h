@@ -25,6 +25,7 @@ void shim_wait_change(wait_queue_head_t *wq, unsigned long seen);
 void wake_up_all(wait_queue_head_t *wq);
 #define wake_up(wq)	wake_up_all(wq)
 
+#define wait_event_idle_exclusive(wq, condition)	wait_event(wq, condition)
 #define wait_event(wq, condition) \
 	do { \
 		for (;;) { \

@@ -1,0 +1,948 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Backing chains step by step: who shares which layer, what is left of a chain
+ * that could not be opened, what an error in a layer does, what is remembered of
+ * a search, and what a discard may not show.
+ *
+ * The images are composed here, one cluster at a time.
+ */
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/kernel.h>
+#include <linux/rcupdate.h>
+#include <linux/shrinker.h>
+#include <linux/unaligned.h>
+
+#include "cases.h"
+
+#define COPIED		(1ULL << 63)
+#define MAX_IMAGES	10
+#define HEADER_V3	112
+
+static const struct shape once[] = {
+	{ .text = "64 KiB", .base = { .cluster_bits = 16, .version = 3 } },
+	{}
+};
+
+static const struct shape shapes[] = {
+	{ .text = "512 B", .base = { .cluster_bits = 9, .version = 3 } },
+	{ .text = "4 KiB", .base = { .cluster_bits = 12, .version = 3 } },
+	{ .text = "64 KiB", .base = { .cluster_bits = 16, .version = 3 } },
+	{ .text = "64 KiB with subclusters",
+	  .base = { .cluster_bits = 16, .version = 3, .extl2 = true } },
+	{ .text = "2 MiB", .base = { .cluster_bits = 21, .version = 3 } },
+	{}
+};
+
+static const struct shape version_2[] = {
+	{ .text = "4 KiB", .base = { .cluster_bits = 12, .version = 2 } },
+	{ .text = "64 KiB", .base = { .cluster_bits = 16, .version = 2 } },
+	{}
+};
+
+/*
+ * Composing an image: header, refcount table, a refcount block, L1 table, L2
+ * tables, data.
+ */
+
+/**
+ * struct sketch - an image
+ * @base: its cluster size, version, and whether it has subclusters
+ * @map: a letter for each of its first clusters: 'd' for data, 'z' for zeroes,
+ *	anything else for nothing; NULL for a raw file, all of which is data
+ * @bytes: its size; 0: that of the clusters in @map
+ * @bottom: it names no backing file
+ */
+struct sketch {
+	struct base_options base;
+	const char *map;
+	u64 bytes;
+	bool bottom;
+};
+
+/* The sector at @offset as image @i has it. */
+static void fill_data(unsigned int i, u64 offset, void *to, u64 bytes)
+{
+	u64 pos;
+
+	for (pos = 0; pos < bytes; pos += WL_SECTOR)
+		wl_fill_sector(SEED, 1000 + i, (offset + pos) / WL_SECTOR,
+			       to + pos);
+}
+
+static void store_header(struct file *filp, const struct sketch *s, u64 bytes,
+			 u32 l1_entries)
+{
+	u32 version = s->base.version, bits = s->base.cluster_bits;
+	unsigned char h[HEADER_V3 + 16] = {};
+
+	memcpy(h, "QFI\xfb", 4);
+	put_unaligned_be32(version, h + 4);
+	if (!s->bottom) {
+		put_unaligned_be64(HEADER_V3 + 8, h + 8);
+		put_unaligned_be32(1, h + 16);
+		h[HEADER_V3 + 8] = 'b';
+	}
+	put_unaligned_be32(bits, h + 20);
+	put_unaligned_be64(bytes, h + 24);
+	put_unaligned_be32(l1_entries, h + 36);
+	put_unaligned_be64(3ULL << bits, h + 40);
+	put_unaligned_be64(1ULL << bits, h + 48);
+	put_unaligned_be32(1, h + 56);
+	if (version == 3) {
+		put_unaligned_be64(s->base.extl2 ? 1 << 4 : 0, h + 72);
+		put_unaligned_be32(4, h + 96);
+		put_unaligned_be32(HEADER_V3, h + 100);
+	}
+	memfile_store(filp, 0, h, sizeof(h));
+}
+
+static void store_be64(struct file *filp, u64 offset, u64 value)
+{
+	unsigned char be[8];
+
+	put_unaligned_be64(value, be);
+	memfile_store(filp, offset, be, sizeof(be));
+}
+
+/* The L2 entry at @at for letter @what, with data of image @i at cluster @to. */
+static bool store_cluster(struct file *filp, const struct sketch *s, u64 at,
+			  char what, unsigned int i, u64 guest, u64 to)
+{
+	u64 cluster = 1ULL << s->base.cluster_bits;
+	unsigned char *data;
+
+	if (what == 'z' && s->base.extl2)
+		store_be64(filp, at + 8, ~0ULL << 32);
+	else if (what == 'z')
+		store_be64(filp, at, 1);
+	if (what != 'd')
+		return false;
+	store_be64(filp, at, to | COPIED);
+	if (s->base.extl2)
+		store_be64(filp, at + 8, 0xffffffff);
+	data = must(malloc(cluster));
+	fill_data(i, guest, data, cluster);
+	memfile_store(filp, to, data, cluster);
+	free(data);
+	return true;
+}
+
+static void compose(struct file *filp, const struct sketch *s, u64 bytes,
+		    unsigned int i)
+{
+	u32 bits = s->base.cluster_bits, entry = s->base.extl2 ? 16 : 8;
+	u64 cluster = 1ULL << bits, per_table = cluster / entry;
+	u64 clusters = (bytes + cluster - 1) >> bits;
+	u32 l1_entries = max((clusters + per_table - 1) / per_table, 1ULL);
+	u64 next = 3 + (l1_entries * 8ULL + cluster - 1) / cluster, table = 0;
+	u64 n, nr = strlen(s->map);
+
+	store_header(filp, s, bytes, l1_entries);
+	for (n = 0; n < nr; n++) {
+		if (!(n % per_table)) {
+			table = next++;
+			store_be64(filp, (3ULL << bits) + n / per_table * 8,
+				   table << bits | COPIED);
+		}
+		next += store_cluster(filp, s, (table << bits) +
+				      n % per_table * entry, s->map[n], i,
+				      n << bits, next << bits);
+	}
+	store_be64(filp, 1ULL << bits, 2ULL << bits);
+	/* One block: with more clusters the image is good for reading only. */
+	for (n = 0; n < next && n < cluster / 2; n++) {
+		static const unsigned char one[2] = { 0, 1 };
+
+		memfile_store(filp, (2ULL << bits) + 2 * n, one, 2);
+	}
+	/* As long as it is. */
+	expect(!memfile_truncate(filp, max(next << bits, memfile_bytes(filp))),
+	       "the file cannot be made longer");
+}
+
+/**
+ * struct stack - images that lie on each other, the first is the uppermost
+ * @nr: number of them
+ * @sketches: what they are
+ * @files: their files
+ */
+struct stack {
+	unsigned int nr;
+	struct sketch sketches[MAX_IMAGES];
+	struct file *files[MAX_IMAGES];
+};
+
+static u64 bytes_of(const struct sketch *s)
+{
+	return s->bytes ?: (u64)strlen(s->map) << s->base.cluster_bits;
+}
+
+static void make_stack(struct stack *st)
+{
+	const struct memfile_options options = {};
+	unsigned int i;
+
+	shim_set_delay(SHIM_DELAY_NEVER);
+	for (i = 0; i < st->nr; i++) {
+		const struct sketch *s = &st->sketches[i];
+		u64 bytes = bytes_of(s);
+
+		st->files[i] = memfile_create(&options);
+		if (!s->map) {
+			unsigned char *data = must(malloc(round_up(bytes, 512)));
+
+			fill_data(i, 0, data, bytes);
+			memfile_store(st->files[i], 0, data, bytes);
+			free(data);
+			continue;
+		}
+		compose(st->files[i], s, bytes, i);
+	}
+}
+
+static void destroy_stack(struct stack *st)
+{
+	unsigned int i;
+
+	for (i = 0; i < st->nr; i++)
+		memfile_destroy(st->files[i]);
+}
+
+/* What a disk that begins with image @first holds. */
+static void read_sketches(const struct stack *st, unsigned int first,
+			  unsigned char *content, u64 bytes)
+{
+	unsigned int i;
+	u64 pos;
+
+	memset(content, 0, bytes);
+	for (pos = 0; pos < bytes; pos += WL_SECTOR)
+		for (i = first; i < st->nr; i++) {
+			const struct sketch *s = &st->sketches[i];
+			u64 n = pos >> s->base.cluster_bits;
+			char what = !s->map ? 'd' : n < strlen(s->map) ?
+				    s->map[n] : '.';
+
+			if (pos >= bytes_of(s) || what == 'z')
+				break;
+			if (what != 'd')
+				continue;
+			fill_data(i, pos, content + pos, WL_SECTOR);
+			break;
+		}
+}
+
+static struct qcow2_image *get_layer(const struct stack *st, unsigned int i,
+				     struct qcow2_reason *why)
+{
+	const struct qcow2_layer_spec spec = {
+		.filp = st->files[i],
+		.name = "layer",
+		.raw = !st->sketches[i].map,
+	};
+
+	return qcow2_layer_get(&spec, why);
+}
+
+/* The image @first on all that is beneath it, or a view of it. */
+static struct qcow2_image *try_open(const struct stack *st, unsigned int first,
+				    bool view, struct qcow2_reason *why)
+{
+	struct qcow2_image *layers[MAX_IMAGES], *img = NULL;
+	struct qcow2_options options = { .layers = layers };
+	unsigned int i;
+
+	if (!view)
+		options.file_flags = QCOW2_FILE_WRITABLE;
+	for (i = first + !view; i < st->nr; i++) {
+		struct qcow2_image *layer = get_layer(st, i, why);
+
+		if (IS_ERR(layer)) {
+			img = layer;
+			break;
+		}
+		layers[options.nr_layers++] = layer;
+	}
+	if (!img && view)
+		img = qcow2_view_open("view", &options, why);
+	else if (!img)
+		img = qcow2_image_open(st->files[first], "test", &options, why);
+	if (IS_ERR(img))
+		while (options.nr_layers)
+			qcow2_layer_put(layers[--options.nr_layers]);
+	return img;
+}
+
+/* As a disk, with what it must hold. */
+static void open_disk(struct disk *d, const struct stack *st,
+		      unsigned int first, bool view)
+{
+	struct qcow2_reason why = {};
+
+	d->img = try_open(st, first, view, &why);
+	expect(!IS_ERR(d->img), "open: %s (%ld)", why.text, PTR_ERR(d->img));
+	d->filp = st->files[first];
+	d->cluster = d->img->geo.cluster_bytes;
+	d->bytes = d->img->geo.virtual_bytes;
+	d->content = must(malloc(d->bytes));
+	read_sketches(st, first, d->content, d->bytes);
+}
+
+static void close_disk(struct disk *d)
+{
+	int error = detach(d);
+
+	expect(!error, "close: %d", error);
+	free(d->content);
+}
+
+static void read_all(struct disk *d)
+{
+	u64 pos;
+
+	for (pos = 0; pos < d->bytes; pos += SZ_1M)
+		read_back(d, pos, min(d->bytes - pos, (u64)SZ_1M));
+}
+
+static u64 loads_of(const struct qcow2_image *img)
+{
+	u64 sum = 0;
+	u32 i;
+
+	for (i = 0; i < img->chain.nr; i++)
+		sum += img->chain.layers[i]->cache.loads;
+	return sum;
+}
+
+/* Image 0 and 1 lie on 2, 2 on 3 and 3 on a raw file. */
+static struct stack common(const struct shape *shape)
+{
+	return (struct stack) {
+		.nr = 5,
+		.sketches = {
+			{ .base = shape->base, .map = ".d......" },
+			{ .base = shape->base, .map = "..z....." },
+			{ .base = { .cluster_bits = 12, .version = 3 },
+			  .map = "..d..z.d.dzd...d" },
+			{ .base = { .cluster_bits = 9, .version = 3 },
+			  .map = "dddzz..dddd.....zzz.d.d.d.d.d",
+			  .bytes = 40960 },
+			{ .bytes = 5 * 4096 + 1536 },
+		},
+	};
+}
+
+/*
+ * Sharing.
+ */
+
+static void layers_are_shared(const struct shape *shape)
+{
+	struct stack st = common(shape);
+	static const unsigned int orders[6][3] = {
+		{ 0, 1, 2 }, { 0, 2, 1 }, { 1, 0, 2 },
+		{ 1, 2, 0 }, { 2, 0, 1 }, { 2, 1, 0 },
+	};
+	unsigned int order, i, j;
+
+	make_stack(&st);
+	for (order = 0; order < 6; order++) {
+		long long live = shim_live_allocations();
+		struct disk d[3] = {};
+		u64 loads;
+
+		open_disk(&d[0], &st, 1, false);
+		read_all(&d[0]);
+		loads = loads_of(d[0].img);
+		open_disk(&d[1], &st, 1, true);
+		open_disk(&d[2], &st, 2, true);
+		expect(d[1].img->chain.layers[1] == d[0].img->chain.layers[0],
+		       "a layer is there twice");
+		expect(d[2].img->chain.layers[0] == d[0].img->chain.layers[0],
+		       "the layer that is shown is there twice");
+		read_all(&d[1]);
+		read_all(&d[2]);
+		expect(loads_of(d[0].img) == loads,
+		       "metadata of shared layers was read again");
+		for (i = 0; i < 3; i++) {
+			close_disk(&d[orders[order][i]]);
+			for (j = i + 1; j < 3; j++)
+				read_all(&d[orders[order][j]]);
+		}
+		rcu_barrier();
+		expect(shim_live_allocations() == live,
+		       "%lld allocations are left",
+		       shim_live_allocations() - live);
+	}
+	destroy_stack(&st);
+}
+
+/* The same file is another layer if it is read in another way. */
+static void ways_are_told_apart(const struct shape *shape)
+{
+	struct stack st = common(shape);
+	struct qcow2_layer_spec spec = { .name = "layer" };
+	struct qcow2_image *layers[4];
+	struct qcow2_reason why = {};
+	unsigned int i, j;
+
+	make_stack(&st);
+	spec.filp = st.files[2];
+	for (i = 0; i < 4; i++) {
+		spec.raw = i & 1;
+		spec.direct = i & 2;
+		layers[i] = qcow2_layer_get(&spec, &why);
+		expect(!IS_ERR(layers[i]), "layer: %s", why.text);
+		for (j = 0; j < i; j++)
+			expect(layers[i] != layers[j], "%u is %u", i, j);
+		expect(qcow2_layer_get(&spec, &why) == layers[i],
+		       "%u is not shared", i);
+		qcow2_layer_put(layers[i]);
+	}
+	while (i--)
+		qcow2_layer_put(layers[i]);
+	destroy_stack(&st);
+}
+
+/*
+ * Chains that cannot be opened.
+ */
+
+static void expect_refusal(const struct stack *st, bool view, int error,
+			   const char *text)
+{
+	long long live = shim_live_allocations();
+	struct qcow2_reason why = {};
+	struct qcow2_image *img = try_open(st, 0, view, &why);
+
+	expect(IS_ERR(img), "it was opened, wanted: %s", text);
+	expect(PTR_ERR(img) == error, "%ld, wanted %d: %s", PTR_ERR(img), error,
+	       why.text);
+	expect(strstr(why.text, text), "said: %s, wanted: %s", why.text, text);
+	rcu_barrier();
+	expect(shim_live_allocations() == live, "%lld allocations are left: %s",
+	       shim_live_allocations() - live, text);
+}
+
+static void bad_layer_leaves_nothing(const struct shape *shape)
+{
+	struct stack st = common(shape);
+	struct disk d = {};
+	unsigned int i;
+	char magic[4];
+
+	make_stack(&st);
+	for (i = 2; i < 4; i++) {
+		memfile_fetch(st.files[i], 0, magic, 4);
+		memfile_store(st.files[i], 0, "QFI", 4);
+		expect_refusal(&st, false, -EUCLEAN, "not a qcow2 image");
+		expect_refusal(&st, true, -EUCLEAN, "not a qcow2 image");
+		memfile_store(st.files[i], 0, magic, 4);
+	}
+	open_disk(&d, &st, 1, false);
+	read_all(&d);
+	close_disk(&d);
+	destroy_stack(&st);
+}
+
+static void chains_are_checked(const struct shape *shape)
+{
+	struct stack st = common(shape);
+	struct file *raw;
+
+	make_stack(&st);
+	/* Without what it lies on. */
+	st.nr = 1;
+	expect_refusal(&st, false, -EINVAL, "names a backing file, which");
+	expect_refusal(&st, true, -EINVAL, "names a backing file, which");
+	st.nr = 3;
+	expect_refusal(&st, false, -EINVAL, "names a backing file, which");
+	st.nr = 5;
+	/* A raw file in the middle. */
+	raw = st.files[3];
+	st.sketches[3].map = NULL;
+	expect_refusal(&st, false, -EINVAL, "is raw, but");
+	destroy_stack(&st);
+
+	/* On something although it names nothing. */
+	st = common(shape);
+	st.sketches[3].bottom = true;
+	make_stack(&st);
+	expect_refusal(&st, false, -EINVAL, "names no backing file, but");
+	expect_refusal(&st, true, -EINVAL, "names no backing file, but");
+	destroy_stack(&st);
+	(void)raw;
+}
+
+/* What the coarsest file of a chain cannot do. */
+static void blocks_are_checked(const struct shape *shape)
+{
+	const struct memfile_options coarse = { .align = 4096 };
+	struct stack st = common(shape);
+	unsigned char *data;
+	size_t bytes;
+
+	make_stack(&st);
+	data = memfile_flatten(st.files[4], &bytes);
+	memfile_destroy(st.files[4]);
+	st.files[4] = memfile_create(&coarse);
+	memfile_load_buf(st.files[4], data, bytes);
+	free(data);
+	/* Layer 3 has clusters of 512 bytes. */
+	expect_refusal(&st, false, -EOPNOTSUPP, "needs blocks of 4096 bytes");
+	expect_refusal(&st, true, -EOPNOTSUPP, "needs blocks of 4096 bytes");
+	destroy_stack(&st);
+}
+
+/* Each allocation in turn. */
+static void open_without_memory(const struct shape *shape)
+{
+	struct stack st = common(shape);
+	unsigned int n, failed = 0;
+	int view;
+
+	make_stack(&st);
+	for (view = 0; view < 2; view++)
+		for (n = 0;; n++) {
+			long long live = shim_live_allocations();
+			u64 before = shim_failed_allocations();
+			struct qcow2_reason why = {};
+			struct qcow2_image *img;
+			bool struck;
+
+			shim_fail_nth_allocation(n, 1);
+			img = try_open(&st, 1, view, &why);
+			struck = shim_failed_allocations() != before;
+			shim_fail_nth_allocation(U64_MAX, 1);
+			if (IS_ERR(img)) {
+				failed++;
+				expect(struck && PTR_ERR(img) == -ENOMEM,
+				       "allocation %u: %ld, %s", n,
+				       PTR_ERR(img), why.text);
+			} else {
+				expect(!qcow2_image_close(img), "close");
+			}
+			rcu_barrier();
+			expect(shim_live_allocations() == live,
+			       "allocation %u: %lld allocations are left", n,
+			       shim_live_allocations() - live);
+			if (!struck)
+				break;
+		}
+	expect(failed > 20, "only %u times no memory", failed);
+	destroy_stack(&st);
+}
+
+/*
+ * Errors of layers.
+ */
+
+static void fail_read(struct file *filp, u64 n)
+{
+	const struct memfile_fault fault = {
+		.ops = 1U << MEMFILE_READ,
+		.skip = n,
+		.times = 1,
+		.error = -EIO,
+	};
+
+	memfile_fault(filp, &fault);
+}
+
+/*
+ * Each read of a layer fails in turn: the guest's read that it was for may fail,
+ * and no other. A search that fails ahead of what is asked for may go unnoticed.
+ */
+static void read_errors(const struct shape *shape)
+{
+	struct stack st = common(shape);
+	unsigned int i, failed = 0;
+	u64 n, pos;
+
+	make_stack(&st);
+	for (i = 2; i < st.nr; i++)
+		for (n = 0;; n++) {
+			struct disk d = {};
+			bool struck;
+
+			open_disk(&d, &st, 1, false);
+			fail_read(st.files[i], n);
+			for (pos = 0; pos < d.bytes && pos < SZ_64K;
+			     pos += 2048) {
+				u64 before = memfile_faults(st.files[i]);
+				u64 bytes = min(d.bytes - pos, 2048ULL);
+				int error = try_read(&d, pos, bytes);
+
+				struck = memfile_faults(st.files[i]) != before;
+				expect(!error || (struck && error == -EIO),
+				       "read at %llu: %d", pos, error);
+				failed += !!error;
+				if (struck)
+					read_back(&d, pos, bytes);
+			}
+			struck = memfile_faults(st.files[i]);
+			memfile_fault(st.files[i], NULL);
+			expect(!qcow2_image_needs_check(d.img),
+			       "the image has failed");
+			close_disk(&d);
+			if (!struck)
+				break;
+		}
+	expect(failed > 2, "only %u errors", failed);
+	destroy_stack(&st);
+}
+
+/* A layer that cannot be read at all: what others have is there all the same. */
+static void lost_layer(const struct shape *shape)
+{
+	struct stack st = common(shape);
+	unsigned int i;
+
+	for (i = 2; i < 5; i++) {
+		const struct memfile_fault fault = {
+			.ops = 1U << MEMFILE_READ,
+			.error = -EIO,
+		};
+		struct disk d = {};
+		u64 pos, failed = 0, good = 0;
+		int error;
+
+		make_stack(&st);
+		open_disk(&d, &st, 1, false);
+		write_new(&d, d.bytes - 512, 512);
+		memfile_fault(st.files[i], &fault);
+		for (pos = 0; pos < min(d.bytes, (u64)SZ_64K); pos += 512) {
+			error = try_read(&d, pos, 512);
+			expect(!error || error == -EIO, "read: %d", error);
+			failed += !!error;
+			good += !error;
+		}
+		read_back(&d, d.bytes - 512, 512);
+		read_back(&d, 2 * d.cluster, d.cluster);
+		expect(good || d.cluster > 4096, "nothing could be read");
+		/* With smaller clusters the image hides much of them. */
+		expect(failed || d.cluster <= 4096, "nothing failed");
+		expect(!qcow2_image_needs_check(d.img), "the image has failed");
+		memfile_fault(st.files[i], NULL);
+		read_all(&d);
+		close_disk(&d);
+		destroy_stack(&st);
+	}
+}
+
+/* Each read fails in turn while a write copies: nothing has changed then. */
+static void copy_errors(const struct shape *shape)
+{
+	unsigned int i, failed = 0;
+	u64 n;
+
+	for (i = 2; i < 5; i++)
+		for (n = 0;; n++) {
+			struct stack st = common(shape);
+			struct disk d = {};
+			u64 at = shape->base.cluster_bits > 12 ? 2560 : 512;
+			bool struck;
+			int error;
+
+			make_stack(&st);
+			open_disk(&d, &st, 1, false);
+			fail_read(st.files[i], n);
+			error = try_write(&d, at, 512);
+			struck = memfile_faults(st.files[i]);
+			memfile_fault(st.files[i], NULL);
+			expect(!error || (struck && error == -EIO), "write: %d",
+			       error);
+			expect(!error || !host_of(&d, at),
+			       "the cluster was mapped");
+			expect(!qcow2_image_needs_check(d.img),
+			       "the image has failed");
+			read_all(&d);
+			write_new(&d, at, 512);
+			read_all(&d);
+			close_disk(&d);
+			destroy_stack(&st);
+			failed += !!error;
+			if (!struck)
+				break;
+		}
+	if (shape->base.cluster_bits > 9)
+		expect(failed > 2, "only %u errors", failed);
+}
+
+/* A damaged entry of a layer: what it stands for cannot be read, all else can. */
+static void damaged_layer(const struct shape *shape)
+{
+	struct stack st = common(shape);
+	struct disk d = {}, other = {};
+	struct qimg q;
+	size_t bytes;
+	unsigned char *file;
+	u64 entry;
+
+	make_stack(&st);
+	file = memfile_flatten(st.files[2], &bytes);
+	memset(file + 8, 0, 8);
+	expect(!qimg_open(&q, file, bytes), "the layer cannot be opened");
+	entry = qimg_l2_entry(&q, 2 * 4096);
+	free(file);
+	store_be64(st.files[2], entry, 512 | COPIED);	/* not aligned */
+	open_disk(&d, &st, 1, false);
+	open_disk(&other, &st, 2, true);
+	expect(try_read(&other, 2 * 4096, 512), "damage was read");
+	if (d.cluster <= 4096)
+		read_back(&d, 0, 512);
+	if (d.cluster == 4096)
+		read_back(&d, 3 * 4096, 4096);
+	read_back(&other, 0, 4096);
+	read_back(&other, 3 * 4096, 5 * 4096);
+	expect(!qcow2_image_needs_check(d.img), "the image has failed too");
+	write_new(&d, d.bytes - d.cluster, d.cluster);
+	write_new(&d, 0, d.bytes);
+	read_all(&d);
+	close_disk(&d);
+	close_disk(&other);
+	expect(!memfile_count(st.files[2], MEMFILE_WRITE), "the layer was written");
+	destroy_stack(&st);
+}
+
+/*
+ * What is remembered.
+ */
+
+/* With the place known, layers above it are not looked at again. */
+static void place_is_remembered(const struct shape *shape)
+{
+	struct stack st = { .nr = 9 };
+	struct disk d = {};
+	struct qcow2_image **layers;
+	unsigned int i, pass;
+	u64 loads[MAX_IMAGES];
+
+	for (i = 0; i < st.nr; i++)
+		st.sketches[i] = (struct sketch) {
+			.base = shape->base,
+			.map = i < 6 ? "........" : "d.d.d.d.",
+			.bottom = i == 8,
+		};
+	make_stack(&st);
+	open_disk(&d, &st, 0, false);
+	layers = d.img->chain.layers;
+	for (pass = 0; pass < 2; pass++) {
+		for (i = 0; i < 8; i++)
+			loads[i] = layers[i]->cache.loads;
+		read_back(&d, 4 * d.cluster, d.cluster);
+		for (i = 0; i < 8; i++) {
+			bool loaded = layers[i]->cache.loads != loads[i];
+
+			expect(loaded == (pass ? i == 5 : i <= 5),
+			       "pass %u: layer %u was %slooked at", pass, i,
+			       loaded ? "" : "not ");
+		}
+		read_all(&d);
+		/* They have lost what they had in memory. */
+		for (i = 0; i < 8; i++)
+			qcow2_cache_set_max(layers[i], 0);
+		shim_shrink(1000);
+		shim_shrink(1000);
+		rcu_barrier();
+	}
+	close_disk(&d);
+	destroy_stack(&st);
+}
+
+/* More clusters than there may be pages for: the oldest go, and all is right. */
+static void memory_is_bounded(const struct shape *shape)
+{
+	struct stack st = {
+		.nr = 3,
+		.sketches = {
+			{ .base = { .cluster_bits = 9, .version = 3 },
+			  .map = "d", .bytes = 5ULL << 30 },
+			{ .base = { .cluster_bits = 12, .version = 3 },
+			  .map = ".d", .bytes = 3ULL << 30 },
+			{ .base = { .cluster_bits = 16, .version = 3 },
+			  .map = "ddd", .bytes = 4ULL << 30, .bottom = true },
+		},
+	};
+	const u64 page = 1000 * 512;
+	struct qcow2_reason why = {};
+	struct disk d = { .bytes = 4 << 16 };
+	long long live;
+	unsigned int n;
+	u64 most = 0;
+
+	(void)shape;
+	make_stack(&st);
+	live = shim_live_allocations();
+	d.img = try_open(&st, 0, true, &why);
+	expect(!IS_ERR(d.img), "open: %s", why.text);
+	d.content = must(calloc(1, SZ_1M));
+	read_sketches(&st, 0, d.content, SZ_1M);
+	for (n = 0; n < 10000; n++) {
+		struct op op = { .buf = get_buffer(512) };
+		u64 at = n * page % ((5ULL << 30) - page) / 512 * 512;
+
+		start(&d, &op, QCOW2_OP_READ, at, 512);
+		expect(!finish(&op), "read at %llu", at);
+		if (at >= SZ_1M)
+			expect(!op.buf[0] && !memcmp(op.buf, op.buf + 1, 511),
+			       "data at %llu", at);
+		free(op.buf);
+		most = max(most, (u64)d.img->chain.nr_pages);
+		if (!(n % 1000))
+			read_back(&d, 0, 4 << 16);
+	}
+	expect(most == 4096, "%llu pages at most", most);
+	read_back(&d, 0, 4 << 16);
+	expect(!detach(&d), "close");
+	rcu_barrier();
+	expect(shim_live_allocations() == live, "%lld allocations are left",
+	       shim_live_allocations() - live);
+	free(d.content);
+	destroy_stack(&st);
+}
+
+/*
+ * What may not show through.
+ */
+
+/*
+ * Eight clusters on a backing file that ends in the middle of one (and of one of
+ * its subclusters).
+ */
+static struct stack short_backing(const struct shape *shape)
+{
+	u64 cluster = 1ULL << shape->base.cluster_bits;
+	struct stack st = {
+		.nr = 2,
+		.sketches = {
+			{ .base = shape->base, .map = ".d......" },
+			{ .bytes = 5 * cluster + round_up(cluster / 3, 512) },
+		},
+	};
+
+	return st;
+}
+
+/* All ranges of subclusters of a few places, one after the other. */
+static void discard_shows_nothing(const struct shape *shape)
+{
+	static const enum qcow2_op ops[] = {
+		QCOW2_OP_DISCARD, QCOW2_OP_WRITE_ZEROES,
+	};
+	struct stack st = short_backing(shape);
+	u64 sub, cluster = 1ULL << shape->base.cluster_bits, at;
+	unsigned int i, keep;
+
+	sub = cluster / (shape->base.extl2 ? 32 : 1);
+	for (i = 0; i < ARRAY_SIZE(ops); i++)
+		for (keep = 0; keep < 2; keep++) {
+			struct disk d = {};
+
+			make_stack(&st);
+			d.no_unref = false;
+			open_disk(&d, &st, 0, false);
+			/* Some of it written before, some not. */
+			write_new(&d, 3 * cluster, 512);
+			write_new(&d, 5 * cluster, sub);
+			for (at = 0; at < d.bytes; at += 3 * sub) {
+				u64 bytes = min(2 * sub, d.bytes - at);
+
+				if (ops[i] == QCOW2_OP_WRITE_ZEROES && keep)
+					keep_as_zeroes(&d, at, bytes);
+				else
+					make_zero(&d, ops[i], at, bytes);
+				read_back(&d, at, bytes);
+			}
+			read_all(&d);
+			settle(&d);
+			make_zero(&d, ops[i], 0, d.bytes);
+			read_all(&d);
+			/* And again, with nothing in memory. */
+			expect(!detach(&d), "close");
+			{
+				struct qcow2_reason why = {};
+
+				d.img = try_open(&st, 0, false, &why);
+				expect(!IS_ERR(d.img), "open: %s", why.text);
+			}
+			read_all(&d);
+			close_disk(&d);
+			destroy_stack(&st);
+		}
+}
+
+/* Of what cannot show through nothing has to be said in any table. */
+static void nothing_to_hide(const struct shape *shape)
+{
+	struct stack st = short_backing(shape);
+	struct disk d = {};
+	u64 allocated, cluster = 1ULL << shape->base.cluster_bits;
+
+	st.sketches[0].map = "";
+	st.sketches[0].bytes = 8 * cluster;
+	make_stack(&st);
+	open_disk(&d, &st, 0, false);
+	allocated = d.img->clusters_allocated;
+	make_zero(&d, QCOW2_OP_DISCARD, 6 * cluster, 2 * cluster);
+	flush(&d);
+	expect(d.img->clusters_allocated == allocated,
+	       "a table was made for what is behind the backing file");
+	make_zero(&d, QCOW2_OP_DISCARD, 5 * cluster, cluster);
+	expect(d.img->clusters_allocated > allocated,
+	       "nothing hides the end of the backing file");
+	read_all(&d);
+	close_disk(&d);
+	destroy_stack(&st);
+}
+
+/* Version 2 cannot say that there are zeroes. */
+static void version_2_hides_by_writing(const struct shape *shape)
+{
+	struct stack st = short_backing(shape);
+	struct disk d = {};
+	int error;
+
+	make_stack(&st);
+	open_disk(&d, &st, 0, false);
+	error = run_op(&d, QCOW2_OP_DISCARD, 0, d.bytes);
+	expect(!error, "discard: %d", error);
+	read_all(&d);
+	make_zero(&d, QCOW2_OP_WRITE_ZEROES, 0, 3 * d.cluster);
+	keep_as_zeroes(&d, 3 * d.cluster + 512, d.bytes - 3 * d.cluster - 512);
+	read_all(&d);
+	error = run_op(&d, QCOW2_OP_DISCARD, 0, d.bytes);
+	expect(!error, "discard: %d", error);
+	read_all(&d);
+	close_disk(&d);
+	destroy_stack(&st);
+}
+
+static const struct test_case cases[] = {
+	TEST_CASE(layers_are_shared, shapes),
+	TEST_CASE(ways_are_told_apart, once),
+	TEST_CASE(bad_layer_leaves_nothing, shapes),
+	TEST_CASE(chains_are_checked, once),
+	TEST_CASE(blocks_are_checked, once),
+	TEST_CASE(open_without_memory, shapes),
+	TEST_CASE(read_errors, shapes),
+	TEST_CASE(lost_layer, shapes),
+	TEST_CASE(copy_errors, shapes),
+	TEST_CASE(damaged_layer, shapes),
+	TEST_CASE(place_is_remembered, shapes),
+	TEST_CASE(memory_is_bounded, once),
+	TEST_CASE(discard_shows_nothing, shapes),
+	TEST_CASE(nothing_to_hide, shapes),
+	TEST_CASE(version_2_hides_by_writing, version_2),
+};
+
+int main(int argc, char **argv)
+{
+	return run_cases("layers", cases, ARRAY_SIZE(cases), argc, argv);
+}
