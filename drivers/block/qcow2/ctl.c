@@ -619,10 +619,9 @@ static int ctl_detach(struct qcow2_ctl_detach *arg, struct qcow2_reason *why)
 	ret = detach_in_kthread(dev, why);
 	if (dev->img)
 		return ret;
-	/* The last reference, here: the file is released when we return. */
+	/* The last references, here: the files are released when we return. */
 	forget(dev);
-	fput(dev->files[0].filp);
-	kfree(dev);
+	free_device(dev);
 	module_put(THIS_MODULE);
 	return ret;
 }
