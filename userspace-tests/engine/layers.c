@@ -8,6 +8,7 @@
  */
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -407,6 +408,58 @@ static void ways_are_told_apart(const struct shape *shape)
 	}
 	while (i--)
 		qcow2_layer_put(layers[i]);
+	destroy_stack(&st);
+}
+
+/**
+ * struct visitor - a thread that opens, reads and closes
+ * @st: what it opens
+ * @number: its number
+ * @thread: the thread
+ */
+struct visitor {
+	const struct stack *st;
+	unsigned int number;
+	pthread_t thread;
+};
+
+static void *visit(void *arg)
+{
+	struct visitor *v = arg;
+	struct shim_random r = { .state = v->number };
+	unsigned int i;
+
+	for (i = 0; i < 40; i++) {
+		unsigned int first = 1 + shim_below(&r, 3);
+		struct disk d = {};
+
+		open_disk(&d, v->st, first, true);
+		read_back(&d, 0, min(d.bytes, 16384ULL));
+		close_disk(&d);
+	}
+	return NULL;
+}
+
+/* Many open and close the same layers at the same time. */
+static void layers_come_and_go(const struct shape *shape)
+{
+	struct stack st = common(shape);
+	struct visitor visitors[4];
+	long long live;
+	unsigned int i;
+
+	make_stack(&st);
+	live = shim_live_allocations();
+	for (i = 0; i < ARRAY_SIZE(visitors); i++) {
+		visitors[i] = (struct visitor) { .st = &st, .number = i };
+		expect(!pthread_create(&visitors[i].thread, NULL, visit,
+				       &visitors[i]), "no thread");
+	}
+	for (i = 0; i < ARRAY_SIZE(visitors); i++)
+		pthread_join(visitors[i].thread, NULL);
+	rcu_barrier();
+	expect(shim_live_allocations() == live, "%lld allocations are left",
+	       shim_live_allocations() - live);
 	destroy_stack(&st);
 }
 
@@ -947,6 +1000,7 @@ static void version_2_hides_by_writing(const struct shape *shape)
 static const struct test_case cases[] = {
 	TEST_CASE(layers_are_shared, shapes),
 	TEST_CASE(ways_are_told_apart, once),
+	TEST_CASE(layers_come_and_go, shapes),
 	TEST_CASE(bad_layer_leaves_nothing, shapes),
 	TEST_CASE(chains_are_checked, once),
 	TEST_CASE(blocks_are_checked, once),
