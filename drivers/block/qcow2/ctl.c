@@ -89,7 +89,7 @@ struct qcow2_device {
 	struct qcow2_image *img;
 	struct qcow2_disk *disk;
 	u32 nr_files;
-	struct used_file files[] __counted_by(nr_files);
+	struct used_file files[];
 };
 
 /* Protects devices and the state of each; no I/O is done under it. */
