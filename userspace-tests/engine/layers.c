@@ -711,6 +711,26 @@ static void damaged_layer(const struct shape *shape)
 	destroy_stack(&st);
 }
 
+/* A layer ends inside of a cluster, behind which is data all the same. */
+static void layer_ends_in_a_cluster(const struct shape *shape)
+{
+	struct stack st = common(shape);
+	struct disk d = {};
+
+	st.sketches[2].map = "dddddd";
+	st.sketches[2].bytes = 5 * 4096 + 512;
+	make_stack(&st);
+	open_disk(&d, &st, 1, false);
+	read_all(&d);
+	write_new(&d, 0, 512);
+	read_all(&d);
+	close_disk(&d);
+	open_disk(&d, &st, 2, true);
+	read_all(&d);
+	close_disk(&d);
+	destroy_stack(&st);
+}
+
 /*
  * What is remembered.
  */
@@ -935,6 +955,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(lost_layer, shapes),
 	TEST_CASE(copy_errors, shapes),
 	TEST_CASE(damaged_layer, shapes),
+	TEST_CASE(layer_ends_in_a_cluster, shapes),
 	TEST_CASE(place_is_remembered, shapes),
 	TEST_CASE(memory_is_bounded, once),
 	TEST_CASE(discard_shows_nothing, shapes),

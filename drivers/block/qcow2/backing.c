@@ -613,6 +613,19 @@ static int resolve_beneath(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	return 0;
 }
 
+/* What is damaged beneath a view is all that it has. */
+static int resolve_view(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+			struct qcow2_extent *extent)
+{
+	int ret = resolve_beneath(img, guest_offset, bytes, extent);
+
+	if (ret != -EUCLEAN)
+		return ret;
+	return qcow2_image_fail(img, ret,
+				"damaged metadata for guest offset 0x%llx",
+				guest_offset);
+}
+
 /**
  * qcow2_resolve() - find out where guest data comes from
  * @img: the image
@@ -630,7 +643,7 @@ int qcow2_resolve(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	int ret;
 
 	if (qcow2_image_is_view(img))
-		return resolve_beneath(img, guest_offset, bytes, extent);
+		return resolve_view(img, guest_offset, bytes, extent);
 	ret = qcow2_map(img, guest_offset, bytes, extent);
 	if (ret || !is_unallocated(extent) || !img->chain.nr)
 		return ret;

@@ -653,9 +653,14 @@ static int ctl_detach(struct qcow2_ctl_detach *arg, struct qcow2_reason *why)
 	ret = detach_in_kthread(dev, why);
 	if (dev->img)
 		return ret;
-	/* The last references, here: the files are released when we return. */
+	/*
+	 * The last references, here: the files are released when we return.  But
+	 * the file of a shared layer may be that of a device that went before;
+	 * its last reference went in the work item, which leaves it to another.
+	 */
 	forget(dev);
 	free_device(dev);
+	flush_delayed_fput();
 	module_put(THIS_MODULE);
 	return ret;
 }
