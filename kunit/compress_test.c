@@ -32,10 +32,10 @@ static const struct test_layout layout = { 9, 4, false };
 #define DEFLATE_STORED	"000100feff61"
 
 /* Content of 512 bytes, which is its window too: one byte, repeated. */
-#define ZSTD_512	"28b52ffd6000010310000061"
+#define ZSTD_512	"28b52ffd60000103100061"
 /* The same without a length, and a window of 1 KiB. */
-#define ZSTD_UNSIZED	"28b52ffd00000310000061"
-#define ZSTD_256	"28b52ffd6000000308000061"
+#define ZSTD_UNSIZED	"28b52ffd000003100061"
+#define ZSTD_256	"28b52ffd60000003080061"
 #define ZSTD_SKIPPED	"5a2a4d1803000000616263"
 
 #define MAX_STREAM	64
@@ -81,7 +81,7 @@ static const struct codec_row {
 	  ZSTD_SKIPPED ZSTD_SKIPPED, -EIO },
 	{ "zstd, the end is missing", &qcow2_codec_zstd, ZSTD_512, -EIO, 1 },
 	{ "zstd, block of an unknown type", &qcow2_codec_zstd,
-	  "28b52ffd6000010710000061", -EIO },
+	  "28b52ffd60000107100061", -EIO },
 	{ "zstd, no magic", &qcow2_codec_zstd, DEFLATE_512, -EIO },
 	{ "zstd, nothing", &qcow2_codec_zstd, "", -EIO },
 };

@@ -152,6 +152,8 @@ static const struct accepted {
 	  { BE64(incompatible_features, QCOW2_INCOMPAT_DIRTY) } },
 	{ "corrupt image, read-only", 3, true,
 	  { BE64(incompatible_features, QCOW2_INCOMPAT_CORRUPT) } },
+	{ "external data file", 3, false,
+	  { BE64(incompatible_features, QCOW2_INCOMPAT_DATA_FILE) } },
 	{ "header with a compression type of 0", 3, false,
 	  { BE32(header_length, 112) } },
 	{ "compression type 1", 3, false,
@@ -264,8 +266,6 @@ static const struct refused {
 	  -EUCLEAN, { "corrupt", "qemu-img check", "read-only" } },
 	{ "corrupt image", { BE64(incompatible_features, BIT_ULL(1)) }, false,
 	  -EUCLEAN, { "corrupt", "qemu-img check", "read-only" } },
-	{ "external data file", { BE64(incompatible_features, BIT_ULL(2)) },
-	  true, -EOPNOTSUPP, { "external data file" } },
 	{ "unknown feature", { BE64(incompatible_features, BIT_ULL(5)) },
 	  true, -EOPNOTSUPP, { "unknown feature", "bit 5" } },
 	{ "unknown feature of the highest bit",
@@ -422,6 +422,27 @@ static void is_refused(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, strchr(why.text, '\n'));
 }
 
+static void a_raw_data_file_takes_two_bits(struct kunit *test)
+{
+	void *buf = first_cluster(test, 3, 16);
+	struct patch has_one = BE64(incompatible_features,
+				    QCOW2_INCOMPAT_DATA_FILE);
+	struct patch is_raw = BE64(autoclear_features,
+				   QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+	struct qcow2_geometry geo;
+
+	apply(buf, &is_raw);
+	KUNIT_EXPECT_EQ(test, 0, qcow2_header_decode(buf, SZ_64K, false, &geo,
+						     NULL));
+	KUNIT_EXPECT_FALSE(test, geo.has_data_file);
+	KUNIT_EXPECT_FALSE(test, geo.raw_data);
+	apply(buf, &has_one);
+	KUNIT_EXPECT_EQ(test, 0, qcow2_header_decode(buf, SZ_64K, false, &geo,
+						     NULL));
+	KUNIT_EXPECT_TRUE(test, geo.has_data_file);
+	KUNIT_EXPECT_TRUE(test, geo.raw_data);
+}
+
 static void a_file_without_a_whole_header_is_refused(struct kunit *test)
 {
 	void *buf = first_cluster(test, 3, 16);
@@ -472,6 +493,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(part_of_a_cluster_is_not_enough, sizes_gen_params),
 	KUNIT_CASE_PARAM(is_accepted, accepted_gen_params),
 	KUNIT_CASE_PARAM(is_refused, refused_gen_params),
+	KUNIT_CASE(a_raw_data_file_takes_two_bits),
 	KUNIT_CASE(a_file_without_a_whole_header_is_refused),
 	KUNIT_CASE(a_feature_name_may_fill_its_row),
 	KUNIT_CASE(without_a_place_for_the_reason_the_error_is_the_same),

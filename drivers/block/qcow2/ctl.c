@@ -8,7 +8,7 @@
  *
  * All devices are in one xarray under one mutex.  Attaching and detaching do
  * I/O, for which the mutex is not held: a device is in it from the first
- * moment, which reserves its number and its file, in a state that says who
+ * moment, which reserves its number and its files, in a state that says who
  * owns it.
  */
 
@@ -42,7 +42,7 @@
 /**
  * enum device_state - who owns a device
  * @DEVICE_ATTACHING: the attach that made it; nobody else may look at more
- *	than its file
+ *	than its files
  * @DEVICE_LIVE: nobody; it may be queried, and detached under devices_lock
  * @DEVICE_DETACHING: the detach that said so; nobody else may look at it
  */
@@ -89,7 +89,7 @@ struct qcow2_device {
 	struct qcow2_image *img;
 	struct qcow2_disk *disk;
 	u32 nr_files;
-	struct used_file files[] __counted_by(nr_files);
+	struct used_file files[];
 };
 
 /* Protects devices and the state of each; no I/O is done under it. */

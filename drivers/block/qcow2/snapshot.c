@@ -17,6 +17,11 @@
  * the file, and inactive L1 tables in places that QEMU would accept when it
  * uses the snapshot; for where something else is said nobody knows what has to
  * be protected.
+ *
+ * A layer can be opened as a snapshot: with the snapshot's L1 table in the place
+ * of the active one.  What a snapshot refers to is never written, since none of
+ * it has the COPIED flag in an active table, so such a layer stays true while the
+ * image itself is written by another device.
  */
 
 #include <linux/align.h>
