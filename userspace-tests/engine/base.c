@@ -103,6 +103,9 @@ void base_choose(struct base_options *o, u64 seed)
 		   shim_below(&r, 100) < BASE_EXTL2_PERCENT;
 	o->compressed = !o->metadata &&
 			shim_below(&r, 100) < BASE_COMPRESSED_PERCENT;
+	/* A snapshot adds one for each cluster that is packed into another. */
+	if (o->compressed && o->refcount_bits < 16)
+		o->snapshot = false;
 	o->zstd = o->compressed && o->version == 3 && shim_below(&r, 2);
 }
 

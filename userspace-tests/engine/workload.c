@@ -448,6 +448,35 @@ static void do_write(struct workload *w, const struct range *range, bool zeroes,
 	free(base);
 }
 
+static bool is_compressed(const struct workload *w, u64 offset)
+{
+	struct qcow2_extent extent;
+
+	return qcow2_map(w->img, offset, WL_SECTOR, &extent) ||
+	       extent.type == QCOW2_SUBCLUSTER_COMPRESSED;
+}
+
+/*
+ * Parts of a compressed cluster a discard leaves alone, and whether a cluster is
+ * compressed still another thread may change at any time: only whole ones are
+ * discarded.  What is not compressed does not become so.
+ */
+static struct range discardable(const struct workload *w,
+				const struct range *range)
+{
+	u64 cluster = w->img->geo.cluster_bytes;
+	u64 start = range->offset, end = start + range->bytes;
+
+	if (start & (cluster - 1) && is_compressed(w, start))
+		start = round_up(start, cluster);
+	if (end & (cluster - 1) && end < w->bytes && is_compressed(w, end))
+		end = round_down(end, cluster);
+	return (struct range) {
+		.offset = start,
+		.bytes = end > start ? end - start : 0,
+	};
+}
+
 /* What of a range a discard makes zeroes: its whole subclusters. */
 static struct range discarded(const struct workload *w,
 			      const struct range *range)
@@ -492,17 +521,19 @@ static void became_zero(struct workload *w, const struct range *range)
 static void do_zeroing(struct workload *w, const struct range *range,
 		       enum qcow2_op op, struct shim_random *r)
 {
+	struct range whole = op == QCOW2_OP_DISCARD ? discardable(w, range) :
+						      *range;
 	struct waiting_io wait = {
 		.io = {
 			.op = op,
-			.offset = range->offset,
-			.bytes = range->bytes,
+			.offset = whole.offset,
+			.bytes = whole.bytes,
 			.fua = op == QCOW2_OP_WRITE_ZEROES && !shim_below(r, 8),
 			.unmap = shim_below(r, 2),
 		},
 	};
-	struct range zeroed = op == QCOW2_OP_DISCARD ? discarded(w, range) :
-						       *range;
+	struct range zeroed = op == QCOW2_OP_DISCARD ? discarded(w, &whole) :
+						       whole;
 	size_t index = note_zeroes(w, &zeroed, wait.io.fua);
 	void *zeroes;
 
@@ -550,9 +581,10 @@ static void settle_race(struct workload *w, const struct range *range,
  * leaves there may be data or zeroes, but nobody else's data may suffer: the
  * host clusters may not be used again before it is done.
  */
-static void do_race(struct workload *w, const struct range *range,
+static void do_race(struct workload *w, const struct range *chosen,
 		    struct shim_random *r)
 {
+	const struct range whole = discardable(w, chosen), *range = &whole;
 	bool write = shim_below(r, 3);
 	struct waiting_io rw = {
 		.io = {

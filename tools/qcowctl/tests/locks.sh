@@ -18,14 +18,15 @@ with_process()
 		shift
 	done
 	shift
-	rm -f commands
+	# What the one before has answered counts for nothing.
+	rm -f commands process.out
 	mkfifo commands
 	exec 7<>commands
 	"${words[@]}" <&7 >process.out 2>&1 &
 	holder=$!
 	echo "read 0 512" >&7
 	for ((i = 0; i < 500; i++)); do
-		grep -q "read 512" process.out && break
+		grep -qs "read 512" process.out && break
 		sleep 0.02
 	done
 	((i < 500)) || bail_out "${words[*]}: $(cat process.out)"
