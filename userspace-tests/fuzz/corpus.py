@@ -31,6 +31,17 @@ def run(*command):
                    stdout=subprocess.DEVNULL)
 
 
+def run_patiently(*command):
+    """qemu-img measures how fast its key derivation is, and fails when the clock of its
+    CPU time has not moved meanwhile: once in some tries."""
+    for _ in range(50):
+        try:
+            return run(*command)
+        except subprocess.CalledProcessError as error:
+            last = error
+    raise last
+
+
 # ---------------------------------------------------------------------------
 # Records.
 
@@ -202,8 +213,9 @@ def make_image(directory, rng, size=M, snapshots=0, compressed=False, incompatib
                         "encrypt.iter-time": 10})
         extra = secret
     words = ",".join(f"{name}={value}" for name, value in options.items())
-    run("qemu-img", "create", "-q", *extra, "-f", "qcow2", *(["-o", words] if words else []),
-        *base, path, size)
+    create = run_patiently if luks else run
+    create("qemu-img", "create", "-q", *extra, "-f", "qcow2",
+           *(["-o", words] if words else []), *base, path, size)
     if not luks and size <= G:
         fill(path, rng, size, cluster, compressed)
         for number in range(snapshots):
