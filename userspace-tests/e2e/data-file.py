@@ -12,7 +12,6 @@ VARIANTS = ({}, {"data_file_raw": "on"}, {"extended_l2": "on"},
             {"data_file_raw": "on", "extended_l2": "on"},
             {"preallocation": "metadata"}, {"cluster_size": 512},
             {"data_file_raw": "on", "lazy_refcounts": "on", "cluster_size": "2M"})
-EXIT_LOST = 9
 WAYS = ((), ("--direct-io",), ("--pass-discard=off", "--discard-no-unref"))
 
 
