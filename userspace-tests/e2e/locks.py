@@ -84,6 +84,8 @@ def qemu_nbd_open(image, *options):
                 break
             expect(process.poll() is None, "qemu-nbd ended")
             time.sleep(0.02)
+        # The socket is there before the image is open.
+        run("qemu-img", "info", f"nbd+unix:///?socket={socket}")
         yield process
 
 

@@ -75,6 +75,9 @@ with_server()
 		[[ -S socket ]] && break
 		sleep 0.02
 	done
+	# The socket is there before the image is open.
+	qemu-img info "nbd+unix:///?socket=$tmp/socket" >/dev/null 2>>nbd.err ||
+		i=500
 	((i < 500)) || bail_out "qemu-nbd does not open $image: $(cat nbd.err)"
 	"$@"
 	kill "$holder"
