@@ -75,33 +75,6 @@ def not_written_is_not_changed():
     expect_same_bytes(content(image), before, "the image file")
 
 
-def compressed(write):
-    """Reads and writes of them fail and say so; all else goes on."""
-    with open(work("raw"), "wb") as file:
-        file.write(b"compressible " * (MIB // 13 + 1))
-        file.truncate(MIB)
-        file.truncate(2 * MIB)
-    image = work("image")
-    run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", file.name, image)
-    with Device(image) as device, device.open() as disk:
-        try:
-            if write:
-                disk.write(SECTOR, bytes(SECTOR))
-            else:
-                disk.read(0, 64 * KIB)
-            raise Failure("no error for a compressed cluster")
-        except OSError as error:
-            expect(error.errno in (errno.EIO, errno.EOPNOTSUPP), f"failed with {error}")
-        lines = [line for line in kernel_log().splitlines() if "compressed" in line]
-        expect(lines and "qcow0" in lines[-1], f"no line in the log: {lines}")
-        disk.write(MIB, noise(64 * KIB, 1))
-        expect_same_bytes(disk.read(MIB, 64 * KIB), noise(64 * KIB, 1), "elsewhere")
-        expect_equal(device.state(), "ok", "state")
-    check(image)
-    expect_same_bytes(content(to_raw(image, work("after")))[:MIB], content(file.name)[:MIB],
-                      "what is compressed")
-
-
 for cluster_bytes in (512, 65536, 2 * MIB):
     with case(f"read-only, clusters of {cluster_bytes} bytes"):
         read_only(cluster_bytes)
@@ -109,7 +82,4 @@ with case("ext4 mounted from a read-only device"):
     mount_read_only()
 with case("only read"):
     not_written_is_not_changed()
-for title, is_write in (("read", False), ("write", True)):
-    with case(f"compressed clusters, {title}"):
-        compressed(is_write)
 finish()
