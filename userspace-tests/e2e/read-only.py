@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
-"""Read-only devices, and compressed clusters, which are not served yet."""
+"""Read-only devices."""
 
 import errno
 
