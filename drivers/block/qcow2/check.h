@@ -86,11 +86,8 @@ struct qcow2_counts {
  */
 static inline u64 qcow2_unknown_autoclear(const struct qcow2_geometry *geo)
 {
-	u64 known = QCOW2_AUTOCLEAR_BITMAPS;
-
-	if (geo->raw_data)
-		known |= QCOW2_AUTOCLEAR_DATA_FILE_RAW;
-	return geo->autoclear & ~known;
+	return geo->autoclear & ~(QCOW2_AUTOCLEAR_BITMAPS |
+				  qcow2_kept_autoclear(geo));
 }
 
 int qcow2_counts_init(struct qcow2_counts *counts, struct qcow2_image *img,

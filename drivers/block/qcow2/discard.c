@@ -256,11 +256,8 @@ static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
 	struct qcow2_zeroing z = zeroing_of(geo, start, step->offset, step->end);
 	struct qcow2_l2_entry new;
 
-	if (qcow2_check_l2_entry(geo, old) ||
-	    qcow2_check_place(geo, old, start))
-		return qcow2_image_fail(step->img, -EUCLEAN,
-					"damaged L2 entry 0x%016llx of guest offset 0x%llx",
-					old.word, start);
+	if (qcow2_vet_l2_entry(step->img, old, start))
+		return -EUCLEAN;
 	if (is_zero_already(step, start, old))
 		return 0;
 	if ((old.word & QCOW2_OFLAG_COMPRESSED) && !is_whole(geo, &z))

@@ -332,12 +332,6 @@ static int write_features(struct qcow2_image *img, u64 incompatible,
 	return 0;
 }
 
-/* The autoclear features that stay true when we write. */
-static u64 kept_features(const struct qcow2_image *img)
-{
-	return img->geo.raw_data ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
-}
-
 /**
  * qcow2_image_prepare_write() - make the header say that we write
  * @img: the image
@@ -350,14 +344,14 @@ static u64 kept_features(const struct qcow2_image *img)
  */
 int qcow2_image_prepare_write(struct qcow2_image *img)
 {
+	u64 kept = qcow2_kept_autoclear(&img->geo);
 	int ret = 0;
 
 	if (test_bit(QCOW2_IMAGE_WRITTEN, &img->flags))
 		return 0;
 	mutex_lock(&img->grow_lock);
-	if (img->geo.autoclear != kept_features(img))
-		ret = write_features(img, img->geo.incompatible,
-				     kept_features(img));
+	if (img->geo.autoclear != kept)
+		ret = write_features(img, img->geo.incompatible, kept);
 	if (!ret)
 		set_bit(QCOW2_IMAGE_WRITTEN, &img->flags);
 	mutex_unlock(&img->grow_lock);
@@ -702,10 +696,11 @@ static int open_data_file(struct qcow2_image *img, struct file *filp,
 	return PTR_ERR_OR_ZERO(img->data_file);
 }
 
-static void close_data_file(struct qcow2_image *img)
+static void close_files(struct qcow2_image *img)
 {
 	if (!IS_ERR_OR_NULL(img->data_file))
 		qcow2_file_close(img->data_file);
+	qcow2_file_close(img->file);
 }
 
 static int open_with_files(struct qcow2_image *img,
@@ -828,8 +823,7 @@ struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
 	return img;
 
 err_file:
-	close_data_file(img);
-	qcow2_file_close(img->file);
+	close_files(img);
 err_image:
 	free_serving(img);
 	return ERR_PTR(ret);
@@ -911,10 +905,8 @@ int qcow2_image_close(struct qcow2_image *img)
 
 	flush_workqueue(img->wq);
 	free_engine(img);
-	if (!qcow2_image_is_view(img)) {
-		close_data_file(img);
-		qcow2_file_close(img->file);
-	}
+	if (!qcow2_image_is_view(img))
+		close_files(img);
 	put_layers(img);
 	qcow2_chain_exit(img);
 	free_serving(img);
@@ -995,8 +987,7 @@ struct qcow2_image *qcow2_layer_open(const struct qcow2_layer_spec *spec,
 	return img;
 
 err_file:
-	close_data_file(img);
-	qcow2_file_close(img->file);
+	close_files(img);
 err_image:
 	free_image(img);
 	return ERR_PTR(ret);
@@ -1012,7 +1003,6 @@ void qcow2_layer_close(struct qcow2_image *layer)
 {
 	if (!test_bit(QCOW2_IMAGE_RAW, &layer->flags))
 		free_engine(layer);
-	close_data_file(layer);
-	qcow2_file_close(layer->file);
+	close_files(layer);
 	free_image(layer);
 }

@@ -124,6 +124,12 @@ static inline bool qcow2_has_extl2(const struct qcow2_geometry *geo)
 	return geo->l2_entry_words == 2;
 }
 
+/* The autoclear features that stay true when we write. */
+static inline u64 qcow2_kept_autoclear(const struct qcow2_geometry *geo)
+{
+	return geo->raw_data ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
+}
+
 static inline u32 qcow2_into_cluster(const struct qcow2_geometry *geo, u64 off)
 {
 	return off & (geo->cluster_bytes - 1);
@@ -912,8 +918,8 @@ qcow2_get_subcluster_type(const struct qcow2_geometry *geo,
 			  struct qcow2_l2_entry entry, u32 subcluster);
 int qcow2_check_l2_entry(const struct qcow2_geometry *geo,
 			 struct qcow2_l2_entry entry);
-int qcow2_check_place(const struct qcow2_geometry *geo,
-		      struct qcow2_l2_entry entry, u64 guest_offset);
+int qcow2_vet_l2_entry(struct qcow2_image *img, struct qcow2_l2_entry entry,
+		       u64 guest_offset);
 int qcow2_check_l1_entry(const struct qcow2_geometry *geo, u64 entry);
 struct qcow2_need;
 int qcow2_own_l2_slice(struct qcow2_image *img, u64 guest_offset,

@@ -282,31 +282,41 @@ int qcow2_check_l2_entry(const struct qcow2_geometry *geo,
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_check_l2_entry);
 
-/**
- * qcow2_check_place() - is an L2 entry that may be trusted so at its place?
- * @geo: geometry
- * @entry: the entry, which qcow2_check_l2_entry() accepts
- * @guest_offset: in bytes, in its cluster
- *
- * In an external data file a cluster lies at its guest offset.
- *
- * Return: 0 or -EUCLEAN.
- */
-int qcow2_check_place(const struct qcow2_geometry *geo,
-		      struct qcow2_l2_entry entry, u64 guest_offset)
+/* In an external data file a cluster lies at its guest offset. */
+static bool is_misplaced(const struct qcow2_geometry *geo,
+			 struct qcow2_l2_entry entry, u64 guest_offset)
 {
 	u64 offset = entry.word & QCOW2_OFFSET_MASK;
 
 	if (!geo->has_data_file)
-		return 0;
+		return false;
 	switch (qcow2_get_cluster_type(geo, entry.word)) {
 	case QCOW2_CLUSTER_NORMAL:
 	case QCOW2_CLUSTER_ZERO_ALLOC:
-		return offset == qcow2_cluster_start(geo, guest_offset) ?
-			0 : -EUCLEAN;
+		return offset != qcow2_cluster_start(geo, guest_offset);
 	default:
-		return 0;
+		return false;
 	}
+}
+
+/**
+ * qcow2_vet_l2_entry() - check an L2 entry before it is used
+ * @img: the image, which fails if the entry is damaged
+ * @entry: the entry
+ * @guest_offset: in bytes, in its cluster
+ *
+ * Context: any.
+ * Return: 0 or -EUCLEAN.
+ */
+int qcow2_vet_l2_entry(struct qcow2_image *img, struct qcow2_l2_entry entry,
+		       u64 guest_offset)
+{
+	if (!qcow2_check_l2_entry(&img->geo, entry) &&
+	    !is_misplaced(&img->geo, entry, guest_offset))
+		return 0;
+	return qcow2_image_fail(img, -EUCLEAN,
+				"damaged L2 entry 0x%016llx of guest offset 0x%llx",
+				entry.word, guest_offset);
 }
 
 /**
@@ -409,14 +419,13 @@ static int map_subcluster(struct qcow2_image *img,
 	u32 into_cluster = qcow2_into_cluster(geo, guest_offset);
 	u32 subcluster_bytes = 1U << geo->subcluster_bits;
 	struct qcow2_l2_entry entry;
+	int ret;
 
 	entry = qcow2_get_l2_entry(geo, slice,
 				   qcow2_l2_slice_index(geo, guest_offset));
-	if (qcow2_check_l2_entry(geo, entry) ||
-	    qcow2_check_place(geo, entry, guest_offset))
-		return qcow2_image_fail(img, -EUCLEAN,
-					"damaged L2 entry 0x%016llx of guest offset 0x%llx",
-					entry.word, guest_offset);
+	ret = qcow2_vet_l2_entry(img, entry, guest_offset);
+	if (ret)
+		return ret;
 	extent->img = img;
 	extent->type = qcow2_get_subcluster_type(geo, entry, into_cluster >>
 						 geo->subcluster_bits);

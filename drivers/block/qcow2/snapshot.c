@@ -134,6 +134,20 @@ static int table_unreadable(struct qcow2_reason *why, int error)
 			    "cannot read the snapshot table (error %d)", error);
 }
 
+/* Reads and checks entry @index, which is at @offset and ends at *@end. */
+static int read_entry(const struct qcow2_geometry *geo,
+		      struct table_window *win, u64 offset, u32 index,
+		      struct qcow2_disk_snapshot *head, u64 *end,
+		      struct qcow2_reason *why)
+{
+	int ret = read_head(win, offset, head);
+
+	if (ret)
+		return table_unreadable(why, ret);
+	*end = offset + entry_bytes(head);
+	return check_entry(geo, head, index, *end, why);
+}
+
 static void add_l1_table(struct qcow2_snapshots *snapshots,
 			 const struct qcow2_disk_snapshot *head)
 {
@@ -158,13 +172,8 @@ static int read_entries(struct qcow2_image *img, struct table_window *win,
 
 	for (i = 0; i < geo->nb_snapshots; i++) {
 		struct qcow2_disk_snapshot head;
-		u64 offset = ALIGN(end, 8);
 
-		ret = read_head(win, offset, &head);
-		if (ret)
-			return table_unreadable(why, ret);
-		end = offset + entry_bytes(&head);
-		ret = check_entry(geo, &head, i, end, why);
+		ret = read_entry(geo, win, ALIGN(end, 8), i, &head, &end, why);
 		if (ret)
 			return ret;
 		if (qcow2_image_read_only(img))
@@ -290,19 +299,15 @@ static int search_entries(const struct qcow2_geometry *geo,
 			  struct found_snapshot *found,
 			  struct qcow2_reason *why)
 {
-	u64 end = geo->snapshots_offset;
+	u64 offset, end = geo->snapshots_offset;
 	int ret = 0;
 	u32 i;
 
 	for (i = 0; i < geo->nb_snapshots && !found->by_id; i++) {
 		struct qcow2_disk_snapshot head;
-		u64 offset = ALIGN(end, 8);
 
-		ret = read_head(win, offset, &head);
-		if (ret)
-			return table_unreadable(why, ret);
-		end = offset + entry_bytes(&head);
-		ret = check_entry(geo, &head, i, end, why);
+		offset = ALIGN(end, 8);
+		ret = read_entry(geo, win, offset, i, &head, &end, why);
 		if (ret)
 			return ret;
 		ret = match_entry(win, &head, offset, wanted, found);

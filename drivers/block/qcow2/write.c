@@ -522,12 +522,7 @@ static int check_first_entry(struct qcow2_pass *pass, struct qcow2_slice *slice,
 
 	entry = qcow2_get_l2_entry(geo, slice,
 				   qcow2_l2_slice_index(geo, guest_offset));
-	if (qcow2_check_l2_entry(geo, entry) ||
-	    qcow2_check_place(geo, entry, guest_offset))
-		return qcow2_image_fail(pass->img, -EUCLEAN,
-					"damaged L2 entry 0x%016llx of guest offset 0x%llx",
-					entry.word, guest_offset);
-	return 0;
+	return qcow2_vet_l2_entry(pass->img, entry, guest_offset);
 }
 
 /* A durable mapping, so that FUA needs no commit. */
