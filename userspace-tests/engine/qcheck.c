@@ -382,6 +382,7 @@ static void compare_one(struct checker *c, uint64_t index)
 	if (stored >= refs)
 		return;
 	c->result->low++;
+	c->result->low_shared += refs > 1;
 	if (!c->result->dirty)
 		corruption(c, "cluster 0x%llx (%s) has refcount %llu and %llu references",
 			   (unsigned long long)index << c->q->cluster_bits,

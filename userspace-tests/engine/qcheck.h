@@ -41,6 +41,7 @@ struct qimg {
  * @corruptions: rules broken that `qemu-img check` calls an error
  * @leaks: clusters whose refcount is too high
  * @low: clusters whose refcount is too low; corruptions too unless @dirty
+ * @low_shared: those of them that have several references
  * @outside: references to clusters behind the end of the file; corruptions too
  * @dirty: the header says that refcounts may be wrong
  * @corrupt: the header says that the image is corrupt
@@ -50,6 +51,7 @@ struct qcheck {
 	unsigned int corruptions;
 	unsigned int leaks;
 	unsigned int low;
+	unsigned int low_shared;
 	unsigned int outside;
 	bool dirty;
 	bool corrupt;

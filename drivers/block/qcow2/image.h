@@ -1048,6 +1048,12 @@ enum qcow2_need_kind {
 	QCOW2_NEED_REFTABLE,
 };
 
+/*
+ * The refcount slices that a step may need at a time: one to take clusters from, and
+ * two that count what a compressed cluster lets go.
+ */
+#define QCOW2_NEED_REFBLOCKS	3
+
 /**
  * struct qcow2_need - what a step under meta_lock backed out for
  * @kind: what
@@ -1055,7 +1061,8 @@ enum qcow2_need_kind {
  * @offset: for %QCOW2_NEED_SLICE: its host offset
  * @index: for the others: index in the L1 or refcount table
  * @l2: L2 slice that was brought, pinned until the step was taken
- * @refblock: refcount block slice likewise
+ * @refblocks: refcount block slices likewise
+ * @next: the one of them that is replaced next
  *
  * A step that returns -EAGAIN has said here what it lacks.
  */
@@ -1065,7 +1072,8 @@ struct qcow2_need {
 	u64 offset;
 	u64 index;
 	struct qcow2_slice *l2;
-	struct qcow2_slice *refblock;
+	struct qcow2_slice *refblocks[QCOW2_NEED_REFBLOCKS];
+	u32 next;
 };
 
 int qcow2_need_slice(struct qcow2_need *need, enum qcow2_slice_kind kind,
@@ -1113,6 +1121,10 @@ void qcow2_set_refcount(void *data, u32 order, u32 index, u64 value);
 u64 qcow2_max_refcount(u32 order);
 int qcow2_refcount_slice(struct qcow2_image *img, u64 cluster,
 			 struct qcow2_need *need, struct qcow2_slice **slice);
+int qcow2_used_refcount_slice(struct qcow2_image *img, u64 cluster,
+			      struct qcow2_need *need,
+			      struct qcow2_slice **slice);
+int qcow2_refcount_is_zero(struct qcow2_image *img, u64 cluster);
 int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 		       struct qcow2_slice *slice);
 int qcow2_alloc_refblock(struct qcow2_image *img, u32 index);
@@ -1144,6 +1156,9 @@ u32 qcow2_entry_clusters(const struct qcow2_geometry *geo, u64 word,
 			 u64 *first);
 void qcow2_drop_add_entry(const struct qcow2_geometry *geo,
 			  struct qcow2_drop *drop, u64 word);
+int qcow2_check_entry_counted(struct qcow2_image *img, u64 word,
+			      struct qcow2_need *need);
+int qcow2_check_table_counted(struct qcow2_image *img, u64 offset);
 struct qcow2_drop *qcow2_drop_alloc_area(struct qcow2_image *img, u64 offset,
 					 unsigned int nr);
 void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop);

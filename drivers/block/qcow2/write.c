@@ -466,6 +466,30 @@ VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 }
 EXPORT_SYMBOL_IF_KUNIT(handle_copied);
 
+/*
+ * A run of clusters whose entries will lose what they refer to: shortens it to
+ * those of which that can be told without I/O.
+ */
+static int check_old_counted(struct qcow2_pass *pass,
+			     const struct qcow2_slice *slice, u32 index,
+			     u32 *nb_clusters)
+{
+	const struct qcow2_geometry *geo = &pass->img->geo;
+	u32 i;
+
+	for (i = 0; i < *nb_clusters; i++) {
+		u64 word = qcow2_get_l2_entry(geo, slice, index + i).word;
+		int ret = qcow2_check_entry_counted(pass->img, word,
+						    &pass->need);
+
+		if (ret == -EAGAIN && i)
+			*nb_clusters = i;
+		else if (ret)
+			return ret;
+	}
+	return 0;
+}
+
 /**
  * handle_alloc() - take new clusters
  * @pass: the pass
@@ -490,8 +514,10 @@ VISIBLE_IF_KUNIT int handle_alloc(struct qcow2_pass *pass,
 							       guest_offset,
 							       *bytes), true);
 	struct qcow2_run run;
-	int ret = 0;
+	int ret = check_old_counted(pass, slice, index, &nb);
 
+	if (ret)
+		return ret;
 	if (geo->has_data_file)
 		qcow2_alloc_in_data_file(pass->img, guest_offset, nb, &run);
 	else
