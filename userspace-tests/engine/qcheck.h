@@ -14,10 +14,14 @@
  * struct qimg - an image
  * @buf: the file
  * @bytes: its length; what is behind reads as zeroes
+ * @data: the external data file, see qimg_data_file()
+ * @data_bytes: its length, likewise
  */
 struct qimg {
 	const unsigned char *buf;
 	size_t bytes;
+	const unsigned char *data;
+	size_t data_bytes;
 
 	unsigned int version;
 	unsigned int cluster_bits;
@@ -25,6 +29,8 @@ struct qimg {
 	unsigned int refcount_bits;
 	bool extl2;
 	bool zstd;
+	bool has_data_file;
+	bool raw_data;
 	unsigned int entry_bytes;
 	uint64_t virtual_bytes;
 	uint64_t l1_offset;
@@ -60,6 +66,8 @@ struct qcheck {
 
 /* NULL, or why this is no image that the reader knows. */
 const char *qimg_open(struct qimg *q, const void *buf, size_t bytes);
+/* Where guest data is read from then, of an image that has it in another file. */
+void qimg_data_file(struct qimg *q, const void *data, size_t bytes);
 void qimg_check(const struct qimg *q, struct qcheck *result);
 /**
  * enum qkind - what a host cluster is used for
