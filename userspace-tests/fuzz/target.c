@@ -783,6 +783,9 @@ static bool open_image(struct run *run)
 		fuzz_stats.refused++;
 		return false;
 	}
+	/* What is known is what the active disk holds. */
+	if (run->options & RECIPE_READ_ONLY && run->options & RECIPE_SNAPSHOT)
+		run->content = NULL;
 	if (run->options & RECIPE_READ_ONLY)
 		fuzz_stats.read_only++;
 	else

@@ -328,6 +328,27 @@ void qcow2_alloc_in_data_file(struct qcow2_image *img, u64 guest_offset,
 }
 
 /**
+ * qcow2_clusters_in_use() - clusters are about to be written where they are
+ * @img: the image
+ * @host_offset: of the first
+ * @nr: how many
+ *
+ * They may lie behind the end of a file that lost its tail: when they were
+ * written, discarded and taken again they must not count as never written.
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_clusters_in_use(struct qcow2_image *img, u64 host_offset, u32 nr)
+{
+	u64 end = (host_offset >> img->geo.cluster_bits) + nr;
+	u64 *fresh_from = img->geo.has_data_file ? &img->data_fresh_from :
+						   &img->fresh_from;
+
+	lockdep_assert_held(&img->meta_lock);
+	*fresh_from = max(*fresh_from, end);
+}
+
+/**
  * qcow2_alloc_clusters() - allocate contiguous clusters
  * @img: the image
  * @at: host offset in bytes where they must be, or 0 for anywhere

@@ -539,6 +539,9 @@ void qcow2_discard(struct qcow2_io *io)
 
 	io->offset += skip;
 	io->bytes -= min(io->bytes, skip);
+	/* A raw data file is no longer than the disk. */
+	if (geo->raw_data)
+		end = min(end, geo->virtual_bytes);
 	if (geo->raw_data && io->offset < end) {
 		io->bytes = end - io->offset;
 		finish(io, zero_raw_data(io));

@@ -369,6 +369,7 @@ bool qcow2_is_inactive_l1(const struct qcow2_snapshots *snapshots, u64 start,
 int qcow2_cache_init(struct qcow2_image *img, u64 bytes);
 void qcow2_cache_destroy(struct qcow2_image *img);
 void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes);
+void qcow2_cache_raise_max(struct qcow2_image *img, u64 bytes);
 struct qcow2_slice *qcow2_slice_find(struct qcow2_image *img,
 				     enum qcow2_slice_kind kind, u64 offset);
 struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
@@ -1097,6 +1098,7 @@ struct qcow2_run {
 	struct qcow2_slice *refblock;
 };
 
+void qcow2_clusters_in_use(struct qcow2_image *img, u64 host_offset, u32 nr);
 void qcow2_alloc_in_data_file(struct qcow2_image *img, u64 guest_offset,
 			      u32 want, struct qcow2_run *run);
 int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
