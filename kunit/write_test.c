@@ -27,6 +27,7 @@
 #define ZERO_PLAIN	QCOW2_OFLAG_ZERO
 #define UNALLOCATED	0
 #define COMPRESSED	(QCOW2_OFLAG_COMPRESSED | 0x2345678)
+#define COMPRESSED_HOST	0x234
 #define DAMAGED(n)	(NORMAL(n) | BIT(12))
 
 /* Bits of subclusters @first to @last of an extended entry. */
@@ -1034,6 +1035,20 @@ static void pass_ends_where_its_next_refcount_is_not_cached(struct kunit *test)
 	expect_no_meta(test, wt);
 }
 
+static void cluster_that_goes_must_count_as_used(struct kunit *test)
+{
+	static const struct qcow2_l2_entry entry = { COMPRESSED };
+	struct write_test *wt = begin(test, false);
+	u64 bytes = SZ_512;
+
+	load_refcounts(test, wt);
+	qcow2_set_refcount(wt->refblock->data, 4, COMPRESSED_HOST, 0);
+	set_entries(wt, 0, &entry, 1);
+	KUNIT_EXPECT_EQ(test, -EUCLEAN, alloc(wt, 0x1200, &bytes));
+	expect_no_meta(test, wt);
+	KUNIT_EXPECT_TRUE(test, qcow2_image_needs_check(wt->ti->img));
+}
+
 static void compressed_cluster_is_copied_whole(struct kunit *test)
 {
 	static const struct qcow2_l2_entry entry = { COMPRESSED };
@@ -1041,6 +1056,7 @@ static void compressed_cluster_is_copied_whole(struct kunit *test)
 	u64 bytes = SZ_512;
 
 	load_refcounts(test, wt);
+	qcow2_set_refcount(wt->refblock->data, 4, COMPRESSED_HOST, 1);
 	set_entries(wt, 0, &entry, 1);
 	KUNIT_EXPECT_EQ(test, 1, alloc(wt, 0x1200, &bytes));
 	KUNIT_ASSERT_NOT_NULL(test, wt->pass.meta);
@@ -1158,6 +1174,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(clusters_are_allocated, alloc_gen_params),
 	KUNIT_CASE(refcounts_that_are_not_cached_are_needed),
 	KUNIT_CASE(pass_ends_where_its_next_refcount_is_not_cached),
+	KUNIT_CASE(cluster_that_goes_must_count_as_used),
 	KUNIT_CASE(compressed_cluster_is_copied_whole),
 	KUNIT_CASE(no_space_is_an_error),
 	KUNIT_CASE_PARAM(entry_after_a_write, link_gen_params),

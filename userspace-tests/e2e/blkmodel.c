@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * blkmodel DEVICE SEED OPERATIONS JOBS
+ * blkmodel DEVICE SEED OPERATIONS JOBS [CONTENT]
  *
  * Random reads, writes, write zeroes and discards on a block device, by some
  * jobs at once, compared with a model. Each job has a part of the device to
  * itself, at borders that are sectors and not clusters, so that neighbours meet
  * in a cluster. Each sector written carries a tag that names job and operation;
- * the model has the tag that each sector must have, 0 for zeroes.
+ * the model has the tag that each sector must have, 0 for zeroes. CONTENT is a
+ * file with what the device holds at first, if that is not zeroes, with each sector
+ * one number over and over.
  *
  * Exit status 1 and the story of the sector when a read is wrong; the seed alone
  * brings the same operations again.
@@ -247,6 +249,21 @@ static uint64_t discard_granularity(const char *device)
 	return bytes / SECTOR;
 }
 
+/* Only the first of each sector is looked at: reads compare them all. */
+static void load_model(struct job *job, const char *content)
+{
+	int fd = open(content, O_RDONLY);
+	uint64_t i;
+
+	for (i = job->first; fd >= 0 && i < job->end; i++)
+		if (pread(fd, &job->model[i - job->first], sizeof(uint32_t),
+			  i * SECTOR) != sizeof(uint32_t))
+			die(content);
+	if (fd < 0)
+		die(content);
+	close(fd);
+}
+
 static void prepare(struct job *job, const char *device, unsigned int number,
 		    unsigned int jobs, uint64_t seed)
 {
@@ -281,8 +298,8 @@ int main(int argc, char **argv)
 	static struct job jobs[MAX_JOBS];
 	unsigned int i, nr;
 
-	if (argc != 5) {
-		fprintf(stderr, "usage: blkmodel DEVICE SEED OPERATIONS JOBS\n");
+	if (argc != 5 && argc != 6) {
+		fprintf(stderr, "usage: blkmodel DEVICE SEED OPERATIONS JOBS [CONTENT]\n");
 		return 2;
 	}
 	operations = strtoul(argv[3], NULL, 10);
@@ -291,8 +308,11 @@ int main(int argc, char **argv)
 		return 2;
 	device_sectors = sectors_of(argv[1]);
 	granularity = discard_granularity(argv[1]);
-	for (i = 0; i < nr; i++)
+	for (i = 0; i < nr; i++) {
 		prepare(&jobs[i], argv[1], i, nr, strtoull(argv[2], NULL, 10));
+		if (argc == 6)
+			load_model(&jobs[i], argv[5]);
+	}
 	for (i = 0; i < nr; i++)
 		if (pthread_create(&jobs[i].thread, NULL, run, &jobs[i]))
 			die("pthread_create");

@@ -19,9 +19,16 @@ class Model:
         self.program = os.path.join(TOP, "build", "e2e", "blkmodel")
 
     def run(self, seed, *options, directory=WORK, size=SIZE, **create_options):
-        image = create(os.path.join(directory, "image"), size, **create_options)
+        self.use(create(os.path.join(directory, "image"), size, **create_options),
+                 seed, *options)
+
+    def use(self, image, seed, *options, holds=None):
+        """holds: file with what the disk holds, by sectors of one 32-bit number each."""
+        given = [] if holds is None else [holds]
         with Device(image, *options) as device:
-            run(self.program, device.path, seed, self.operations, JOBS,
+            if holds:
+                expect_equal(digest(device.path), digest(holds), "what it holds at first")
+            run(self.program, device.path, seed, self.operations, JOBS, *given,
                 timeout=self.timeout)
             found = digest(device.path)
         check(image)

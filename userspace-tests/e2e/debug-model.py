@@ -50,6 +50,36 @@ def unload_and_load():
     run("insmod", os.path.join(os.environ["QCOW2_BUILD"], "drivers/block/qcow2/qcow2.ko"))
 
 
+def chain(directory):
+    """An overlay on one that keeps its data elsewhere, on one with compressed clusters,
+    on a raw file; each sector of them says one number over and over, as the model
+    wants. Its name, and that of a file with what the disk holds."""
+    size = blkmodel.SIZE
+    bottom, packed, split, image, holds = (os.path.join(directory, name) for name in (
+        "bottom", "packed", "split", "image", "holds"))
+    with open(bottom, "wb") as file:
+        for number in range(8 * MIB // SECTOR):
+            file.write((0xb0000000 | number).to_bytes(4, "little") * (SECTOR // 4))
+    create(packed, size, backing_file=bottom, backing_fmt="raw")
+    qemu_io(packed, [f"write -c -P {17 + n} {n * 448 * KIB} 64k" for n in range(25)] +
+            ["write -z 3M 200k"])
+    create(split, size, backing_file=packed, backing_fmt="qcow2", data_file=f"{split}.data")
+    qemu_io(split, [f"write -P {64 + n} {n * 640 * KIB + 512} 100k" for n in range(18)] +
+            ["write -z 5M 300k"])
+    create(image, size, backing_file=split, backing_fmt="qcow2")
+    return image, to_raw(image, holds)
+
+
+def chain_case(title, seed, *options, directory=WORK):
+    with case(f"random operations on a chain{title}"):
+        image, holds = chain(directory)
+        below = [os.path.join(directory, name)
+                 for name in ("bottom", "packed", "split", "split.data")]
+        was = [digest(path) for path in below]
+        model.use(image, seed, *options, holds=holds)
+        expect_equal([digest(path) for path in below], was, "the files below")
+
+
 def model_case(title, *arguments, **options):
     with case(f"random operations, {title}"):
         model.run(*arguments, **options)
@@ -62,10 +92,12 @@ with case("the kernel can see it"):
 # A boot takes a minute there or more, and each process that is started a second.
 model = blkmodel.Model(1500 if LONG else 60, timeout=400)
 model_case("extended L2", 100, extended_l2="on", cluster_size=16 * KIB)
+chain_case("", 105)
 ram, = ram_disks(1, 128 * MIB)
 with ext4_on(ram, "/mnt/ram"):
     model_case("--direct-io", 101, "--direct-io", directory="/mnt/ram", cluster_size=4096)
     if LONG:
+        chain_case(", --direct-io", 106, "--direct-io", directory="/mnt/ram")
         model_case("clusters of 512 bytes", 102, cluster_size=512)
         model_case("clusters of 65536 bytes", 103)
         model_case("--direct-io, extended L2", 104, "--direct-io", directory="/mnt/ram",

@@ -111,12 +111,13 @@ void base_choose(struct base_options *o, u64 seed)
 
 void base_describe(const struct base_options *o, char *text, size_t bytes)
 {
-	snprintf(text, bytes, "v%u-c%u-r%u-%llu%s%s%s%s%s%s%s-%llu", o->version,
+	snprintf(text, bytes, "v%u-c%u-r%u-%llu%s%s%s%s%s%s%s%s-%llu", o->version,
 		 o->cluster_bits, o->refcount_bits, o->virtual_bytes,
 		 o->extl2 ? "-extl2" : "", o->lazy ? "-lazy" : "",
 		 o->metadata ? "-meta" : "", o->snapshot ? "-snap" : "",
 		 o->filled ? "-filled" : "", o->compressed ? "-compressed" : "",
-		 o->zstd ? "-zstd" : "", o->seed);
+		 o->zstd ? "-zstd" : "",
+		 o->raw ? "-raw" : o->data_file ? "-data" : "", o->seed);
 }
 
 void base_format_options(const struct base_options *o, char *text, size_t bytes)
@@ -132,15 +133,26 @@ void base_format_options(const struct base_options *o, char *text, size_t bytes)
 			 o->refcount_bits, o->lazy ? "on" : "off");
 }
 
+void base_data_path(const char *path, char *data_path, size_t bytes)
+{
+	snprintf(data_path, bytes, "%s.data", path);
+}
+
 static int create(const struct base_options *o, const char *path)
 {
-	char options[256], size[32];
+	char options[1000], data[700], size[32];
 	const char * const argv[] = {
 		"qemu-img", "create", "-q", "-f", "qcow2", "-o", options, path,
 		size, NULL
 	};
 
 	base_format_options(o, options, sizeof(options));
+	base_data_path(path, data, sizeof(data));
+	if (o->data_file)
+		snprintf(options + strlen(options),
+			 sizeof(options) - strlen(options),
+			 ",data_file=%s,data_file_raw=%s", data,
+			 o->raw ? "on" : "off");
 	snprintf(size, sizeof(size), "%llu", o->virtual_bytes);
 	return run_program(argv, false);
 }
@@ -247,14 +259,14 @@ static int fill(const struct base_options *o, struct shim_random *r,
 	return run_program(argv, false);
 }
 
-static int compare_reader(const char *path)
+static int compare_reader(const struct base_options *o, const char *path)
 {
-	char raw[700];
+	char raw[700], data_path[700];
 	const char * const argv[] = {
 		"qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, raw, NULL
 	};
-	unsigned char *image, *want, *got = NULL;
-	size_t image_bytes, bytes;
+	unsigned char *image, *want, *got = NULL, *data = NULL;
+	size_t image_bytes, bytes, data_bytes;
 	struct qcheck check;
 	struct qimg q;
 	const char *why = "qemu-img convert failed";
@@ -266,6 +278,11 @@ static int compare_reader(const char *path)
 	want = read_file(raw, &bytes);
 	unlink(raw);
 	why = qimg_open(&q, image, image_bytes);
+	base_data_path(path, data_path, sizeof(data_path));
+	if (!why && o->data_file) {
+		data = must(read_file(data_path, &data_bytes));
+		qimg_data_file(&q, data, data_bytes);
+	}
 	if (!why) {
 		got = malloc(bytes + 1);
 		why = qimg_read(&q, 0, bytes, got);
@@ -276,6 +293,7 @@ static int compare_reader(const char *path)
 	if (!why && (check.corruptions || check.leaks))
 		why = check.corruptions ? check.first : "leaks";
 	free(image);
+	free(data);
 	free(want);
 	free(got);
 out:
@@ -299,7 +317,7 @@ static int make(const struct base_options *o, const char *path)
 		return -1;
 	if (o->snapshot && o->filled && fill(o, &r, path))
 		return -1;
-	return compare_reader(path);
+	return compare_reader(o, path);
 }
 
 bool base_snapshot_is_kept(const char *path, const struct qimg *now)
@@ -328,14 +346,18 @@ bool base_snapshot_is_kept(const char *path, const struct qimg *now)
 int base_make(const struct base_options *o, const char *dir, char *path,
 	      size_t bytes)
 {
-	char name[200], work[600];
+	char name[200], work[600], data[700], work_data[700];
 
 	base_describe(o, name, sizeof(name));
 	snprintf(path, bytes, "%s/%s.qcow2", dir, name);
 	if (!access(path, R_OK))
 		return 0;
 	snprintf(work, sizeof(work), "%s.%d", path, getpid());
-	if (make(o, work) || rename(work, path)) {
+	base_data_path(path, data, sizeof(data));
+	base_data_path(work, work_data, sizeof(work_data));
+	/* The image last, by which it is seen that both are there. */
+	if (make(o, work) || (o->data_file && rename(work_data, data)) ||
+	    rename(work, path)) {
 		fprintf(stderr, "cannot make %s\n", work);
 		return -1;
 	}

@@ -22,6 +22,8 @@
  * @virtual_bytes: size of the disk
  * @compressed: begins as `qemu-img convert -c` of data of all sorts
  * @zstd: compressed clusters are zstd frames; zlib otherwise
+ * @data_file: guest data lies in a file of its own, see base_data_path()
+ * @raw: that is one with data_file_raw=on; implies @data_file and @metadata
  * @seed: of what it is filled with
  */
 struct base_options {
@@ -35,6 +37,8 @@ struct base_options {
 	bool filled;
 	bool compressed;
 	bool zstd;
+	bool data_file;
+	bool raw;
 	u64 virtual_bytes;
 	u64 seed;
 };
@@ -46,6 +50,8 @@ void base_describe(const struct base_options *options, char *text,
 /* As `qemu-img create -o` takes them. */
 void base_format_options(const struct base_options *options, char *text,
 			 size_t bytes);
+/* The name of the data file of the image at @path. */
+void base_data_path(const char *path, char *data_path, size_t bytes);
 /*
  * Makes the image in @dir unless it is there. @path gets its name. At that time
  * our reader is compared with `qemu-img convert`. 0, or it has said why not.

@@ -846,15 +846,22 @@ static void stream_must_have_the_right_length(const struct shape *shape)
 	expect(!decompress(shape, s.bytes, s.length + 500, got, TEXT_BYTES),
 	       "with something behind it");
 	memset(got, 1, TEXT_BYTES + GUARD);
-	expect(decompress(shape, s.bytes, s.length, got, TEXT_BYTES - 1) == -EIO,
-	       "longer than a cluster");
+	/* QEMU reads those of zlib. */
+	expect(decompress(shape, s.bytes, s.length, got, TEXT_BYTES - 1) ==
+	       (shape->base.zstd ? -EIO : 0), "longer than a cluster");
 	for (n = 0; n < GUARD; n++)
 		expect(got[TEXT_BYTES - 1 + n] == 1, "written behind the end");
 	expect(decompress(shape, s.bytes, s.length, got, TEXT_BYTES + 1) == -EIO,
 	       "shorter than a cluster");
-	for (n = 0; n < s.length; n++)
-		expect(decompress(shape, s.bytes, n, got, TEXT_BYTES) == -EIO,
+	/* A zlib stream may lack its end, but nothing of the cluster. */
+	for (n = 0; n < s.length; n++) {
+		memset(got, 0, TEXT_BYTES);
+		if (decompress(shape, s.bytes, n, got, TEXT_BYTES))
+			continue;
+		expect(!shape->base.zstd && n > s.length - 4 &&
+		       !memcmp(got, text, TEXT_BYTES),
 		       "only %zu bytes of %zu", n, s.length);
+	}
 	free(text);
 	free(got);
 }
@@ -870,8 +877,8 @@ static void short_streams_can_be_long_clusters(const struct shape *shape)
 	add(shape, &s, zeroes, bytes);
 	expect(!decompress(shape, s.bytes, s.length, got, bytes) &&
 	       !memcmp(got, zeroes, bytes), "2 MiB of zeroes");
-	expect(decompress(shape, s.bytes, s.length, got, 65536) == -EIO,
-	       "in a cluster of 64 KiB");
+	expect(decompress(shape, s.bytes, s.length, got, 65536) ==
+	       (shape->base.zstd ? -EIO : 0), "in a cluster of 64 KiB");
 	free(zeroes);
 	free(got);
 }
@@ -952,8 +959,7 @@ static void random_streams_are_read_like_qemu(const struct shape *shape)
 		ok = qcodec_decompress(shape->base.zstd, t.bytes, t.length,
 				       want, TEXT_BYTES);
 		if (decompress(shape, t.bytes, t.length, got, TEXT_BYTES))
-			/* QEMU takes a zlib stream that goes on for longer. */
-			expect(!ok || !shape->base.zstd, "round %u: QEMU reads it", i);
+			expect(!ok, "round %u: QEMU reads it", i);
 		else
 			expect(ok && !memcmp(got, want, TEXT_BYTES),
 			       "round %u: QEMU reads something else", i);

@@ -200,6 +200,79 @@ static void data_not_counted(struct victim *v)
 	set_refcount(v, get64(v, l2_entry(v, 0)) & OFFSET, 0);
 }
 
+/* As if a snapshot had it too; for a write it is free all the same. */
+static void shared_data_not_counted(struct victim *v)
+{
+	u64 pos = l2_entry(v, 0);
+
+	put64(v, pos, get64(v, pos) & ~COPIED);
+	data_not_counted(v);
+}
+
+/* The second of two clusters. */
+static void second_not_counted(struct victim *v)
+{
+	u64 pos = l2_entry(v, 4 * K);
+
+	put64(v, pos, get64(v, pos) & ~COPIED);
+	pos = l2_entry(v, 0);
+	put64(v, pos, get64(v, pos) & ~COPIED);
+	set_refcount(v, get64(v, l2_entry(v, 4 * K)) & OFFSET, 0);
+}
+
+/*
+ * It lies behind all others now, without a refcount; where it was, a cluster is
+ * free, so that the allocator does not come upon it.
+ */
+static void l2_not_counted(struct victim *v)
+{
+	u64 old = get64(v, v->q.l1_offset) & OFFSET;
+	u64 end = round_up(v->bytes, v->q.cluster_bytes);
+
+	memcpy(v->file + end, v->file + old, v->q.cluster_bytes);
+	v->bytes = end + v->q.cluster_bytes;
+	put64(v, v->q.l1_offset, end);
+	set_refcount(v, old, 0);
+}
+
+/* Refcounts have 64 bits, a block 64 of them, and the first is its own. */
+static void not_counted_by_block(struct victim *v, u64 host)
+{
+	u64 index = host / 512;
+	u64 block = get64(v, v->q.reftable_offset + index / 64 * 8);
+
+	put64(v, block + index % 64 * 8, 0);
+}
+
+/*
+ * Of the first two clusters another block counts the second, or rather does not.
+ * What is free lies so far in front that nobody comes by that block.
+ */
+static void second_slice_not_counted(struct victim *v)
+{
+	u64 guest, pos, host;
+
+	for (guest = 3 * 512; guest < 64 * K; guest += 512) {
+		pos = l2_entry(v, guest);
+		host = get64(v, pos) & OFFSET;
+		if (host % (64 * 512) == 512)
+			break;
+	}
+	not_counted_by_block(v, get64(v, l2_entry(v, 512)) & OFFSET);
+	not_counted_by_block(v, get64(v, l2_entry(v, 1024)) & OFFSET);
+	put64(v, l2_entry(v, 1024), 0);
+	not_counted_by_block(v, host);
+	put64(v, l2_entry(v, 0), get64(v, l2_entry(v, 0)) & OFFSET);
+	put64(v, l2_entry(v, 512), host);
+	put64(v, pos, 0);
+}
+
+/* Its entry says otherwise, and no block counts so far. */
+static void data_behind_blocks(struct victim *v)
+{
+	put64(v, l2_entry(v, 0), 1ULL << 40);
+}
+
 /* The first free cluster, which a new table will take, is in use as data. */
 static void data_on_free(struct victim *v)
 {
@@ -244,6 +317,7 @@ struct step {
  * @bad: the step that must fail
  * @late: it is found when references are dropped, after a flush
  * @counts: refcounts may change all the same
+ * @partly: a part of the bad step is sound, and carried out
  * @good: what can still be read; no bytes: nothing is sure
  */
 struct damage {
@@ -255,6 +329,7 @@ struct damage {
 	struct step bad;
 	bool late;
 	bool counts;
+	bool partly;
 	struct step good;
 };
 
@@ -319,7 +394,26 @@ static const struct damage damages[] = {
 	  .good = { READ, 64 * K, 64 * K } },
 	{ "data is not counted, and is discarded", PREALLOCATED,
 	  .damage = data_not_counted, .bad = { DISCARD, 0, 4 * K },
-	  .late = true, .good = { READ, 64 * K, 64 * K } },
+	  .good = { READ, 64 * K, 64 * K } },
+	{ "data is not counted, and is discarded with other", PREALLOCATED,
+	  .damage = second_not_counted, .bad = { DISCARD, 4 * K, 16 * K },
+	  .good = { READ, 64 * K, 64 * K } },
+	{ "shared data is not counted, and is written", PREALLOCATED,
+	  .damage = shared_data_not_counted, .bad = { WRITE, 0, 512 },
+	  .good = { READ, 64 * K, 64 * K } },
+	{ "shared data is not counted, and is written with other", PREALLOCATED,
+	  .damage = second_not_counted, .bad = { WRITE, 0, 16 * K },
+	  .good = { READ, 64 * K, 64 * K } },
+	{ "shared data is not counted, in a slice that is not at hand", SMALL,
+	  .prepare = { { WRITE, 0, 64 * K } },
+	  .damage = second_slice_not_counted, .bad = { WRITE, 0, 1 * K },
+	  .partly = true, .good = { READ, 0, 512 } },
+	{ "shared data where no block counts is written", PREALLOCATED,
+	  .damage = data_behind_blocks, .bad = { WRITE, 0, 512 },
+	  .good = { READ, 64 * K, 64 * K } },
+	{ "an L2 table is not counted, and is copied", PREALLOCATED,
+	  .damage = l2_not_counted, .bad = { WRITE, 0, 512 },
+	  .counts = true },
 	{ "data on a cluster that becomes an L2 table", SMALL,
 	  .prepare = { { WRITE, 512 * K, 512 } }, .damage = data_on_free,
 	  .use = { { WRITE, 0, 512 } },
@@ -530,7 +624,7 @@ static void use_damaged(const struct victim *v, const struct damage *d,
 	if (d->good.bytes && take_step(img, &d->good))
 		wl_fail(SEED, "what is sound cannot be read");
 	qcow2_image_close(img);
-	if (!d->late)
+	if (!d->late && !d->partly)
 		compare(v, d, filp, before, bytes);
 	free(before);
 	check_refused(filp);

@@ -240,6 +240,51 @@ static void raw_file_is_the_disk(const struct shape *shape)
 	use_raw_file(shape, true);
 }
 
+/* Without holes a raw file is zeroed; where the disk ends that ends. */
+static void discard_ends_with_the_disk(const struct shape *shape)
+{
+	static const unsigned char zeroes[512];
+	struct split s = { .no_pass_discard = true };
+
+	make_split(&s, shape);
+	put_be64(s.d.filp, AUTOCLEAR_POS, QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+	memfile_store(s.data, s.d.bytes - 512, zeroes, 512);
+	open_split(&s);
+	write_new(&s.d, s.d.bytes - 1024, 512);
+	make_zero(&s.d, QCOW2_OP_DISCARD, s.d.bytes - 1536, 1536);
+	read_back(&s.d, 0, s.d.bytes);
+	close_split(&s);
+	expect(memfile_bytes(s.data) == s.d.bytes,
+	       "the data file of a disk of %llu bytes has %llu", s.d.bytes,
+	       memfile_bytes(s.data));
+	destroy_split(&s);
+}
+
+/* The file lost its tail, gets it back by writes where they are, and loses it again. */
+static void discarded_data_stays_away(const struct shape *shape)
+{
+	struct split s = { .no_pass_discard = true };
+	struct file *old;
+
+	make_split(&s, shape);
+	open_split(&s);
+	write_new(&s.d, 2 * s.d.cluster, s.d.cluster);
+	close_split(&s);
+	old = s.data;
+	s.data = must(memfile_create(&(struct memfile_options){ .threads = 0 }));
+	memset(s.d.content, 0, s.d.bytes);
+	open_split(&s);
+	read_back(&s.d, 0, s.d.bytes);
+	write_new(&s.d, 2 * s.d.cluster, s.d.cluster);
+	make_zero(&s.d, QCOW2_OP_DISCARD, 2 * s.d.cluster, s.d.cluster);
+	read_back(&s.d, 0, s.d.bytes);
+	write_new(&s.d, 2 * s.d.cluster + 512, 512);
+	read_back(&s.d, 0, s.d.bytes);
+	close_split(&s);
+	memfile_destroy(old);
+	destroy_split(&s);
+}
+
 /* Copying on write, too, ends where the disk ends. */
 static void raw_file_grows_no_longer(const struct shape *shape)
 {
@@ -267,6 +312,8 @@ static const struct test_case cases[] = {
 	TEST_CASE(misplaced_entry_is_damage, shapes),
 	TEST_CASE(raw_file_is_the_disk, shapes),
 	TEST_CASE(raw_file_grows_no_longer, with_a_tail),
+	TEST_CASE(discard_ends_with_the_disk, with_a_tail),
+	TEST_CASE(discarded_data_stays_away, shapes),
 };
 
 int main(int argc, char **argv)

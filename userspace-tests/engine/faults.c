@@ -18,6 +18,10 @@
  * - The closed image has no corruption; what was flushed is there, all else is
  *   old or new. Closing succeeds if nothing was lost.
  * - All memory is freed.
+ *
+ * With --data-file the images have an external data file, and each operation on it
+ * fails in turn too. Of what it holds only data can be lost, but for flushes: the
+ * entries that say where data is must not be durable before it.
  */
 
 #include <errno.h>
@@ -51,6 +55,7 @@
 #define OPS_AFTER	6
 
 static const char *image_dir = "build/engine/images";
+static bool with_data_file;
 static bool verbose;
 
 static struct {
@@ -63,6 +68,7 @@ static struct {
 
 enum source {
 	OF_FILE,
+	OF_DATA_FILE,
 	OF_MEMORY,
 	OF_SPACE,
 };
@@ -71,10 +77,10 @@ enum source {
  * struct trouble - a kind of error
  * @name: for messages
  * @source: of what
- * @op: of the file: operations that fail
- * @error: of the file: how
+ * @op: of a file: operations that fail
+ * @error: of a file: how
  * @times: so many in a row; 0: until it is over
- * @torn: of the file: a write that fails changes some of its sectors
+ * @torn: of a file: a write that fails changes some of its sectors
  * @leaks_ok: references that were to be dropped may be lost
  */
 struct trouble {
@@ -103,6 +109,18 @@ static const struct trouble troubles[] = {
 	{ "an allocation fails", OF_MEMORY, .times = 1, .leaks_ok = true },
 	{ "40 allocations fail", OF_MEMORY, .times = 40, .leaks_ok = true },
 	{ "the file system is full", OF_SPACE, .times = 0 },
+	{ "a read of the data file gives EIO", OF_DATA_FILE, MEMFILE_READ,
+	  -EIO, 1, .leaks_ok = true },
+	{ "a write of the data file gives EIO half-way", OF_DATA_FILE,
+	  MEMFILE_WRITE, -EIO, 1, .torn = true },
+	{ "writes of the data file give ENOSPC", OF_DATA_FILE, MEMFILE_WRITE,
+	  -ENOSPC, 0 },
+	{ "a flush of the data file gives EIO", OF_DATA_FILE, MEMFILE_FLUSH,
+	  -EIO, 1 },
+	{ "a hole in the data file gives EIO", OF_DATA_FILE, MEMFILE_PUNCH,
+	  -EIO, 1 },
+	{ "zeroing of the data file gives EOPNOTSUPP", OF_DATA_FILE,
+	  MEMFILE_ZERO, -EOPNOTSUPP, 1 },
 };
 
 /*
@@ -114,6 +132,8 @@ static const struct trouble troubles[] = {
  * @seed: the seed
  * @base: the image
  * @path: its file
+ * @data_path: its external data file, if it has one
+ * @data_bytes: length of that
  * @initial: what the disk holds
  * @w: mix and bounds of operations
  * @ops: how many
@@ -122,6 +142,7 @@ static const struct trouble troubles[] = {
  * @max_dirty: likewise
  * @no_pass_discard: no holes are made
  * @counts: operations of the file
+ * @data_counts: likewise of the data file
  * @allocations: of memory
  * @grows: by how many bytes the file grew at most
  */
@@ -129,6 +150,8 @@ struct plan {
 	u64 seed;
 	struct base_options base;
 	char path[600];
+	char data_path[700];
+	size_t data_bytes;
 	unsigned char *initial;
 	struct workload w;
 	unsigned int ops;
@@ -138,17 +161,28 @@ struct plan {
 	bool no_pass_discard;
 
 	u64 counts[MEMFILE_NR_OPS];
+	u64 data_counts[MEMFILE_NR_OPS];
 	u64 allocations;
 	u64 grows;
 };
+
+/* QEMU makes no snapshots of those, and no compressed clusters in them. */
+static bool can_have_data_file(const struct base_options *o)
+{
+	return o->version > 2 && !o->snapshot && !o->compressed;
+}
 
 static void choose_image(struct plan *plan, struct shim_random *r)
 {
 	do
 		base_choose(&plan->base, shim_random(r) % NR_BASES);
-	while (plan->base.cluster_bits > MAX_CLUSTER_BITS);
+	while (plan->base.cluster_bits > MAX_CLUSTER_BITS ||
+	       (with_data_file && !can_have_data_file(&plan->base)));
+	plan->base.data_file = with_data_file;
+	plan->base.raw = with_data_file && shim_below(r, 2);
 	if (base_make(&plan->base, image_dir, plan->path, sizeof(plan->path)))
 		exit(2);
+	base_data_path(plan->path, plan->data_path, sizeof(plan->data_path));
 }
 
 static void choose_program(struct plan *plan, struct shim_random *r)
@@ -175,15 +209,21 @@ static void choose_program(struct plan *plan, struct shim_random *r)
 
 static void read_disk(struct plan *plan)
 {
+	unsigned char *file, *data = NULL;
 	size_t bytes;
-	unsigned char *file = must(read_file(plan->path, &bytes));
+	const char *why;
 	struct qimg q;
 
 	plan->initial = must(malloc(plan->base.virtual_bytes));
-	if (qimg_open(&q, file, bytes) ||
-	    qimg_read(&q, 0, plan->base.virtual_bytes, plan->initial))
+	file = must(read_file(plan->path, &bytes));
+	if (with_data_file)
+		data = must(read_file(plan->data_path, &plan->data_bytes));
+	why = qimg_open(&q, file, bytes);
+	qimg_data_file(&q, data, plan->data_bytes);
+	if (why || qimg_read(&q, 0, plan->base.virtual_bytes, plan->initial))
 		wl_fail(plan->seed, "the base image cannot be read");
 	free(file);
+	free(data);
 }
 
 /*
@@ -227,6 +267,13 @@ static void make_disk(struct run *run)
 	run->w.filp = memfile_create(&options);
 	if (memfile_load(run->w.filp, plan->path))
 		wl_fail(plan->seed, "cannot load %s", plan->path);
+	if (with_data_file) {
+		options.clock = run->w.filp;
+		options.guest_punches = plan->base.raw;
+		run->w.data_filp = memfile_create(&options);
+		if (memfile_load(run->w.data_filp, plan->data_path))
+			wl_fail(plan->seed, "cannot load %s", plan->data_path);
+	}
 	wl_init(&run->w, content, bytes);
 }
 
@@ -244,10 +291,12 @@ static void trouble_begins(struct run *run)
 		.times = t->times,
 		.error = t->error,
 		.torn = t->torn,
-		.keep = t->op == MEMFILE_WRITE,
+		.keep = t->source == OF_FILE && t->op == MEMFILE_WRITE,
 	};
 	if (t->source == OF_FILE)
 		memfile_fault(run->w.filp, &fault);
+	else if (t->source == OF_DATA_FILE)
+		memfile_fault(run->w.data_filp, &fault);
 	else if (t->source == OF_MEMORY)
 		shim_fail_nth_allocation(run->index, t->times);
 	else
@@ -261,26 +310,35 @@ static void trouble_ends(struct run *run)
 		return;
 	run->over = true;
 	memfile_fault(run->w.filp, NULL);
+	if (run->w.data_filp)
+		memfile_fault(run->w.data_filp, NULL);
 	memfile_set_space(run->w.filp, 0);
 	shim_fail_nth_allocation(U64_MAX, 1);
+}
+
+static u64 data_strikes(const struct run *run)
+{
+	return run->w.data_filp ? memfile_faults(run->w.data_filp) : 0;
 }
 
 /* How often the trouble was met so far, as far as it can be known. */
 static u64 strikes(const struct run *run)
 {
-	return memfile_faults(run->w.filp) + shim_failed_allocations();
+	return memfile_faults(run->w.filp) + data_strikes(run) +
+	       shim_failed_allocations();
 }
 
 /* Once a flush has failed, all flushes of this opening do. */
 static bool is_flush(const struct trouble *t)
 {
-	return t && t->source == OF_FILE && t->op == MEMFILE_FLUSH;
+	return t && (t->source == OF_FILE || t->source == OF_DATA_FILE) &&
+	       t->op == MEMFILE_FLUSH;
 }
 
 static bool lasts(const struct run *run)
 {
 	if (is_flush(run->trouble))
-		return memfile_faults(run->w.filp);
+		return memfile_faults(run->w.filp) + data_strikes(run);
 	return run->trouble && !run->trouble->times && !run->over;
 }
 
@@ -367,19 +425,28 @@ static void compare_known(const struct workload *w, const unsigned char *disk,
 					      w->content + s * WL_SECTOR));
 }
 
-/* No change reaches the file, reads go on. */
+static u64 writes_of(const struct workload *w)
+{
+	u64 sum = memfile_count(w->filp, MEMFILE_WRITE);
+
+	if (w->data_filp)
+		sum += memfile_count(w->data_filp, MEMFILE_WRITE);
+	return sum;
+}
+
+/* No change reaches a file, reads go on. */
 static void look_at_degraded(struct run *run)
 {
 	struct workload *w = &run->w;
 	struct shim_random r = { .state = run->plan->ops_seed };
 	unsigned char *disk = must(aligned_alloc(4096, round_up(w->bytes, 4096)));
-	u64 before = memfile_count(w->filp, MEMFILE_WRITE);
+	u64 before = writes_of(w);
 
 	memcpy(disk, w->content, w->bytes);
 	w->errors_ok = true;
 	if (!wl_rw(w, QCOW2_OP_WRITE, 0, disk, WL_SECTOR, false, &r))
 		wl_fail(w->seed, "a write to an image that failed succeeds");
-	if (memfile_count(w->filp, MEMFILE_WRITE) != before)
+	if (writes_of(w) != before)
 		wl_fail(w->seed, "a write to an image that failed reached the file");
 	w->errors_ok = false;
 	wl_rw(w, QCOW2_OP_READ, 0, disk, w->bytes, false, &r);
@@ -485,29 +552,51 @@ static bool sector_is_right(const struct run *run, u64 s,
 	return !memcmp(content, run->plan->initial + s * WL_SECTOR, WL_SECTOR);
 }
 
-static void compare_durable(const struct run *run, const unsigned char *disk)
+static void compare_durable(const struct run *run, const unsigned char *disk,
+			    const char *what)
 {
 	u64 s;
 
 	for (s = 0; s < run->w.bytes / WL_SECTOR; s++)
 		if (!sector_is_right(run, s, disk + s * WL_SECTOR))
-			wl_fail(run->w.seed, "closed with an error: sector %llu has tag %llu, which is older than what was flushed, or foreign",
-				s, wl_sector_seq(run->w.seed,
+			wl_fail(run->w.seed, "%s: sector %llu has tag %llu, which is older than what was flushed, or foreign",
+				what, s, wl_sector_seq(run->w.seed,
 						 disk + s * WL_SECTOR));
+}
+
+/* Whoever reads the raw data file without the image sees the disk. */
+static void look_at_raw(const struct run *run, const unsigned char *data,
+			size_t bytes, bool exact)
+{
+	const struct workload *w = &run->w;
+	unsigned char *disk = must(calloc(1, w->bytes));
+
+	/* QEMU makes them longer, up to the end of the last cluster. */
+	if (bytes > max_t(u64, w->bytes, run->plan->data_bytes))
+		wl_fail(w->seed, "the raw data file is longer than the disk");
+	memcpy(disk, data, min_t(u64, bytes, w->bytes));
+	if (exact)
+		compare_known(w, disk, "raw data file");
+	else
+		compare_durable(run, disk, "raw data file");
+	free(disk);
 }
 
 static void look_at_closed(const struct run *run, bool whole)
 {
 	const struct workload *w = &run->w;
-	size_t bytes;
-	unsigned char *file = memfile_flatten(w->filp, &bytes);
+	size_t bytes, data_bytes = 0;
+	unsigned char *file = memfile_flatten(w->filp, &bytes), *data = NULL;
 	unsigned char *disk = must(malloc(w->bytes));
 	bool leaks_ok = !whole || (run->trouble && run->trouble->leaks_ok);
 	struct qcheck check;
 	const char *why;
 	struct qimg q;
 
+	if (w->data_filp)
+		data = memfile_flatten(w->data_filp, &data_bytes);
 	why = qimg_open(&q, file, bytes);
+	qimg_data_file(&q, data, data_bytes);
 	if (!why)
 		why = qimg_read(&q, 0, w->bytes, disk);
 	if (why)
@@ -523,9 +612,12 @@ static void look_at_closed(const struct run *run, bool whole)
 	if (whole)
 		compare_known(w, disk, "closed image");
 	else
-		compare_durable(run, disk);
+		compare_durable(run, disk, "closed with an error");
+	if (run->plan->base.raw)
+		look_at_raw(run, data, data_bytes, whole && !all_failed(w));
 	free(disk);
 	free(file);
+	free(data);
 }
 
 static void close_image(struct run *run)
@@ -539,7 +631,9 @@ static void close_image(struct run *run)
 		wl_fail(run->w.seed, "close: %d, though nothing was lost", ret);
 	total.close_failed += !!ret;
 	if (run->plan->no_pass_discard &&
-	    memfile_count(run->w.filp, MEMFILE_PUNCH))
+	    (memfile_count(run->w.filp, MEMFILE_PUNCH) ||
+	     (with_data_file &&
+	      memfile_count(run->w.data_filp, MEMFILE_PUNCH))))
 		wl_fail(run->w.seed, "holes are made with pass-discard off");
 	look_at_closed(run, !ret && !run->degraded);
 }
@@ -554,6 +648,7 @@ static bool open_image(struct run *run)
 	struct workload *w = &run->w;
 	const struct qcow2_options options = {
 		.file_flags = QCOW2_FILE_WRITABLE,
+		.data_filp = w->data_filp,
 		.no_pass_discard = run->plan->no_pass_discard,
 		.discard_no_unref = w->no_unref,
 	};
@@ -607,6 +702,8 @@ static void run_it(struct run *run)
 
 static void end_run(struct run *run)
 {
+	if (run->w.data_filp)
+		memfile_destroy(run->w.data_filp);
 	memfile_destroy(run->w.filp);
 	wl_destroy(&run->w);
 }
@@ -655,8 +752,12 @@ static void count(struct plan *plan)
 	make_disk(&run);
 	space = memfile_space_used(run.w.filp);
 	run_it(&run);
-	for (op = 0; op < MEMFILE_NR_OPS; op++)
+	for (op = 0; op < MEMFILE_NR_OPS; op++) {
 		plan->counts[op] = memfile_count(run.w.filp, op);
+		if (with_data_file)
+			plan->data_counts[op] =
+				memfile_count(run.w.data_filp, op);
+	}
 	plan->allocations = shim_counted_allocations();
 	plan->grows = memfile_space_peak(run.w.filp) - space;
 	end_run(&run);
@@ -668,6 +769,8 @@ static u64 how_many(const struct plan *plan, const struct trouble *t)
 {
 	if (t->source == OF_MEMORY)
 		return plan->allocations;
+	if (t->source == OF_DATA_FILE)
+		return plan->data_counts[t->op];
 	return t->source == OF_FILE ? plan->counts[t->op] : plan->grows;
 }
 
@@ -728,6 +831,7 @@ static void usage(void)
 	      "  --step N     every Nth seed, to share seeds among processes\n"
 	      "  --count N    so many of them\n"
 	      "  --seconds T  until so much time has passed\n"
+	      "  --data-file  of images with an external data file, whose errors come too\n"
 	      "  --images DIR where the images to start from are kept (build/engine/images)\n"
 	      "  --work DIR   not used\n"
 	      "  --verbose\n", stderr);
@@ -741,7 +845,7 @@ int main(int argc, char **argv)
 		{ "from", 1, NULL, 'f' }, { "step", 1, NULL, 'n' },
 		{ "count", 1, NULL, 'c' }, { "seconds", 1, NULL, 't' },
 		{ "images", 1, NULL, 'i' }, { "work", 1, NULL, 'w' },
-		{ "verbose", 0, NULL, 'v' },
+		{ "data-file", 0, NULL, 'd' }, { "verbose", 0, NULL, 'v' },
 		{ NULL, 0, NULL, 0 }
 	};
 	u64 seed = 1, step = 1, nr = ~0ULL, only = ~0ULL, until = U64_MAX;
@@ -760,6 +864,7 @@ int main(int argc, char **argv)
 		case 't': until = shim_now_ns() + n * 1000000000; bounded = true; break;
 		case 'i': image_dir = optarg; break;
 		case 'w': break;
+		case 'd': with_data_file = true; break;
 		case 'v': verbose = true; shim_log_to_stderr(true); break;
 		default: usage();
 		}

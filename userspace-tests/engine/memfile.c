@@ -59,7 +59,8 @@ struct file {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct shim_random random;
-	u64 now;
+	u64 *now;
+	u64 own_now;
 
 	struct block **blocks;
 	size_t nr_buckets;
@@ -255,9 +256,10 @@ static void clear_range(struct file *filp, u64 offset, u64 bytes, bool punch)
  * The log, under the lock.
  */
 
+/* The clock may be that of another file, which has another lock. */
 static u64 tick(struct file *filp)
 {
-	return ++filp->now;
+	return __atomic_add_fetch(filp->now, 1, __ATOMIC_SEQ_CST);
 }
 
 static ssize_t begin(struct file *filp, enum memfile_op op, u64 offset,
@@ -669,6 +671,7 @@ struct file *memfile_create(const struct memfile_options *options)
 		filp->options.max_bytes = DEFAULT_MAX;
 	filp->options.threads = min(filp->options.threads, MAX_THREADS);
 	filp->random.state = options->seed;
+	filp->now = options->clock ? options->clock->now : &filp->own_now;
 	pthread_mutex_init(&filp->lock, NULL);
 	pthread_cond_init(&filp->changed, NULL);
 	pthread_cond_init(&filp->released, NULL);
@@ -975,7 +978,7 @@ int memfile_zero_range(struct file *filp, u64 offset, u64 bytes, bool punch)
 	obey_hold(filp, op, offset, bytes);
 	nap(filp, false);
 	enter(filp);
-	if (punch)
+	if (punch && !filp->options.guest_punches)
 		check_punch(filp, offset, bytes);
 	error = fault_of(filp, op, offset, bytes);
 	if (!error && offset + bytes > filp->bytes && !punch)

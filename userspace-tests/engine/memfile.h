@@ -26,6 +26,10 @@ struct file;
  * @align: offsets, lengths and memory must be multiples of it; 512 if 0
  * @max_bytes: the largest size, which the file tells; 0 for 2^62
  * @record: keep a log of all operations
+ * @guest_punches: holes may be made where transfers go on, as guests ask for them
+ *	in a raw data file
+ * @clock: points in time are those of this file, which is destroyed later; so the
+ *	operations of both have one order
  */
 struct memfile_options {
 	u64 seed;
@@ -36,6 +40,8 @@ struct memfile_options {
 	unsigned int align;
 	u64 max_bytes;
 	bool record;
+	bool guest_punches;
+	struct file *clock;
 };
 
 enum memfile_op {

@@ -18,6 +18,11 @@
  * Some of the images are given to `qemu-img check` too, and some are opened and
  * written by the engine again.
  *
+ * With --data-file the guest's data lies in a file of its own. Each of the two
+ * has its own flushes, which make nothing durable in the other, and what is there
+ * of one says nothing of the other. A raw data file must keep the rules for the
+ * guest's sectors by itself, too.
+ *
  * With --faults each run meets trouble as well (invariant I7): an operation on
  * the file fails, once or from then on; the file system has no space for a
  * while; memory is short. A write to the file that failed may have changed any of
@@ -33,13 +38,18 @@
 #include <unistd.h>
 
 #include <linux/kernel.h>
+#include <linux/unaligned.h>
 
 #include "base.h"
+#include "medium.h"
 #include "memfile.h"
 #include "qcheck.h"
 #include "workload.h"
 
 #define HANG_SECONDS	60
+
+/* Of the autoclear features in the header. */
+#define AUTOCLEAR_POS	88
 
 static const char *image_dir = "build/engine/images";
 static const char *work_dir = "/tmp";
@@ -47,11 +57,12 @@ static unsigned int qemu_every = 200;
 static unsigned int reopen_every = 250;
 static unsigned int subsets = 8;
 static bool with_faults;
+static bool with_data_file;
 static u64 max_images = ~0ULL;
 static bool verbose;
 
 static struct {
-	u64 runs, flushes, images, leaky, by_qemu, reopened, struck;
+	u64 runs, flushes, data_flushes, images, leaky, by_qemu, reopened, struck;
 } total;
 
 /**
@@ -60,14 +71,9 @@ static struct {
  * @r: source of all that it decides
  * @w: the disk, with the history of the guest
  * @initial: the disk at the start
- * @log: the history of the file, in the order of changes
- * @nr: length of @log
- * @merged: for each record: it is in @durable
- * @lost: for each record: a flush failed before it was durable
- * @durable: the file as the flushes so far guarantee it
- * @version: for each sector of @durable: the point in time of its change
- * @room: size of @durable
- * @bytes: length of the file in @durable
+ * @image: the image file
+ * @data: the external data file, if there is one
+ * @raw: it reads as the disk does
  * @by_seq: index of each guest write
  * @first: for each sector of the disk: where its part of @history begins
  * @history: indices of the guest writes to each sector, in order
@@ -77,15 +83,9 @@ struct run {
 	struct shim_random r;
 	struct workload w;
 	unsigned char *initial;
-
-	struct memfile_record *log;
-	size_t nr;
-	bool *merged;
-	bool *lost;
-	unsigned char *durable;
-	u64 *version;
-	size_t room;
-	size_t bytes;
+	struct medium image;
+	struct medium data;
+	bool raw;
 
 	u32 *by_seq;
 	u32 *first;
@@ -97,11 +97,27 @@ struct run {
  * @time: when
  * @flushed: guest writes that were done before this are durable
  * @how: what became of what was not flushed, for messages
+ * @data_how: likewise of the external data file
  */
 struct cut {
 	u64 time;
 	u64 flushed;
 	const char *how;
+	const char *data_how;
+};
+
+/**
+ * struct left - what a power cut left
+ * @file: the image file
+ * @bytes: its length
+ * @data: the external data file
+ * @data_bytes: its length
+ */
+struct left {
+	unsigned char *file;
+	u64 bytes;
+	unsigned char *data;
+	u64 data_bytes;
 };
 
 /*
@@ -169,27 +185,126 @@ static void choose_base(struct run *run, struct base_options *o)
 		o->cluster_bits = 14 + shim_below(&r, 2);
 }
 
+/*
+ * Such images have no snapshots, as QEMU makes none.  Half of the raw ones are as
+ * its old versions made them: nothing was allocated at first.
+ */
+static void choose_data_file(struct run *run, struct base_options *o)
+{
+	struct shim_random r = { .state = shim_random(&run->r) % 60 };
+
+	choose_base(run, o);
+	if (o->version < 3 || o->snapshot) {
+		o->version = 3;
+		o->metadata = false;
+		o->refcount_bits = 1U << shim_below(&r, 7);
+		o->virtual_bytes = 512 * (400 + shim_below(&r, 1600));
+	}
+	o->snapshot = false;
+	o->data_file = true;
+	run->raw = shim_below(&r, 2);
+	o->raw = run->raw && shim_below(&r, 2);
+	if (run->raw && !o->raw) {
+		o->filled = false;
+		o->metadata = false;
+	}
+}
+
+/* What nobody reads may be anything: it must not be seen later. */
+static void put_junk(struct run *run, struct qimg *q, unsigned char *data,
+		     const unsigned char *content)
+{
+	unsigned char was[WL_SECTOR], now[WL_SECTOR];
+	u64 pos;
+
+	for (pos = 0; pos < run->w.bytes; pos += WL_SECTOR) {
+		memcpy(was, data + pos, WL_SECTOR);
+		memset(data + pos, 0xa5, WL_SECTOR);
+		if (qimg_read(q, pos, WL_SECTOR, now) ||
+		    memcmp(now, content + pos, WL_SECTOR))
+			memcpy(data + pos, was, WL_SECTOR);
+	}
+}
+
+/* Zeroes at its end a file need not have. */
+static size_t choose_data_bytes(struct run *run, const unsigned char *data)
+{
+	size_t used = run->w.bytes;
+
+	while (used && !memchr_inv(data + used - WL_SECTOR, 0, WL_SECTOR))
+		used -= WL_SECTOR;
+	used += shim_below(&run->r, (run->w.bytes - used) / WL_SECTOR + 1) *
+		WL_SECTOR;
+	return used;
+}
+
+static void make_data_file(struct run *run, const char *path, struct qimg *q,
+			   const struct memfile_options *options)
+{
+	struct memfile_options data_options = *options;
+	unsigned char *data = must(calloc(1, run->w.bytes)), *found;
+	size_t bytes;
+	char data_path[700];
+
+	base_data_path(path, data_path, sizeof(data_path));
+	found = must(read_file(data_path, &bytes));
+	memcpy(data, found, min_t(u64, bytes, run->w.bytes));
+	free(found);
+	qimg_data_file(q, data, run->w.bytes);
+	if (qimg_read(q, 0, run->w.bytes, run->initial))
+		wl_fail(run->seed, "the base image cannot be read");
+	if (run->raw && memcmp(run->initial, data, run->w.bytes))
+		wl_fail(run->seed, "the data file of the base is not its disk");
+	if (!run->raw && shim_below(&run->r, 4))
+		put_junk(run, q, data, run->initial);
+	bytes = choose_data_bytes(run, data);
+	data_options.seed = shim_random(&run->r);
+	data_options.clock = run->w.filp;
+	data_options.guest_punches = run->raw;
+	run->w.data_filp = memfile_create(&data_options);
+	memfile_load_buf(run->w.data_filp, data, bytes);
+	medium_init(&run->data, run->w.data_filp, data, bytes);
+}
+
+static void mark_raw(unsigned char *image)
+{
+	put_unaligned_be64(get_unaligned_be64(image + AUTOCLEAR_POS) |
+			   QCOW2_AUTOCLEAR_DATA_FILE_RAW,
+			   image + AUTOCLEAR_POS);
+}
+
 static void make_disk(struct run *run, const char *path,
-		      const struct base_options *base)
+		      const struct base_options *base,
+		      const struct memfile_options *options)
 {
 	u64 bytes = base->virtual_bytes;
-	unsigned char *content = must(malloc(bytes));
+	unsigned char *content = must(malloc(bytes)), *image;
+	size_t image_bytes;
 	struct qimg q;
 
-	run->durable = read_file(path, &run->bytes);
-	if (!run->durable || qimg_open(&q, run->durable, run->bytes) ||
-	    qimg_read(&q, 0, bytes, content))
+	run->w.filp = memfile_create(options);
+	image = must(read_file(path, &image_bytes));
+	if (run->raw)
+		mark_raw(image);
+	if (qimg_open(&q, image, image_bytes))
 		wl_fail(run->seed, "the base image cannot be read");
 	run->initial = must(malloc(bytes));
-	memcpy(run->initial, content, bytes);
+	run->w.bytes = bytes;
+	if (with_data_file)
+		make_data_file(run, path, &q, options);
+	else if (qimg_read(&q, 0, bytes, run->initial))
+		wl_fail(run->seed, "the base image cannot be read");
+	memcpy(content, run->initial, bytes);
 	wl_init(&run->w, content, bytes);
-	memfile_load_buf(run->w.filp, run->durable, run->bytes);
+	memfile_load_buf(run->w.filp, image, image_bytes);
+	medium_init(&run->image, run->w.filp, image, image_bytes);
 }
 
 static void open_image(struct workload *w)
 {
 	const struct qcow2_options options = {
 		.file_flags = QCOW2_FILE_WRITABLE,
+		.data_filp = w->data_filp,
 		.discard_no_unref = w->no_unref,
 	};
 	struct qcow2_reason why = {};
@@ -213,7 +328,10 @@ static bool fail_one_operation(struct run *run)
 	};
 
 	run->w.errors_ok = true;
-	memfile_fault(run->w.filp, &fault);
+	if (with_data_file && shim_below(&run->r, 2))
+		memfile_fault(run->w.data_filp, &fault);
+	else
+		memfile_fault(run->w.filp, &fault);
 	return fault.ops == 1U << MEMFILE_READ;
 }
 
@@ -221,12 +339,15 @@ static bool fail_one_operation(struct run *run)
 static void run_short_of_space(struct run *run, unsigned int threads,
 			       unsigned int ops)
 {
+	struct file *filp = with_data_file && shim_below(&run->r, 2) ?
+			    run->w.data_filp : run->w.filp;
+
 	run->w.errors_ok = true;
-	memfile_set_space(run->w.filp, memfile_space_used(run->w.filp) +
+	memfile_set_space(filp, memfile_space_used(filp) +
 			  shim_below(&run->r, 200000));
 	wl_run(&run->w, threads, ops, shim_random(&run->r));
 	wl_flush(&run->w);
-	memfile_set_space(run->w.filp, 0);
+	memfile_set_space(filp, 0);
 	run->w.errors_ok = false;
 	wl_flush(&run->w);
 	wl_run(&run->w, threads, ops, shim_random(&run->r));
@@ -244,6 +365,15 @@ static void run_short_of_memory(struct run *run, unsigned int threads,
 	wl_run(&run->w, threads, ops / 4 + threads, shim_random(&run->r));
 }
 
+/* Whoever reads the data file without the image sees the disk. */
+static void expect_raw(struct run *run, const unsigned char *data, u64 bytes)
+{
+	if (bytes > run->w.bytes ||
+	    memcmp(data, run->w.content, bytes) ||
+	    memchr_inv(run->w.content + bytes, 0, run->w.bytes - bytes))
+		wl_fail(run->seed, "the raw data file of the closed image is not the disk");
+}
+
 /*
  * An image that was closed well after trouble is whole, and holds what was
  * written. Clusters may leak where a table could not be read, or there was no
@@ -251,15 +381,18 @@ static void run_short_of_memory(struct run *run, unsigned int threads,
  */
 static void look_at_closed(struct run *run, bool leaks_ok)
 {
-	size_t bytes;
+	size_t bytes, data_bytes = 0;
 	unsigned char *file = memfile_flatten(run->w.filp, &bytes);
-	unsigned char *disk = must(malloc(run->w.bytes));
+	unsigned char *disk = must(malloc(run->w.bytes)), *data = NULL;
 	struct qcheck check;
 	const char *why;
 	struct qimg q;
 	u64 s;
 
+	if (with_data_file)
+		data = memfile_flatten(run->w.data_filp, &data_bytes);
 	why = qimg_open(&q, file, bytes);
+	qimg_data_file(&q, data, data_bytes);
 	if (!why)
 		why = qimg_read(&q, 0, run->w.bytes, disk);
 	if (why)
@@ -276,8 +409,13 @@ static void look_at_closed(struct run *run, bool leaks_ok)
 				s, wl_sector_seq(run->seed, disk + s * WL_SECTOR),
 				wl_sector_seq(run->seed, run->w.content +
 					      s * WL_SECTOR));
+	if (run->raw != q.raw_data)
+		wl_fail(run->seed, "closed image: it is not marked as raw");
+	if (run->raw && !run->w.errors)
+		expect_raw(run, data, data_bytes);
 	free(disk);
 	free(file);
+	free(data);
 }
 
 /* Runs the operations, with trouble if asked, and closes the image. */
@@ -311,6 +449,7 @@ static void run_and_close(struct run *run, unsigned int threads,
 	if (whole && !ret)
 		look_at_closed(run, leaks_ok);
 	total.struck += memfile_faults(run->w.filp) ||
+			(with_data_file && memfile_faults(run->w.data_filp)) ||
 			shim_failed_allocations() > before || run->w.errors;
 }
 
@@ -328,7 +467,10 @@ static void record(struct run *run)
 	struct base_options base;
 	char path[600], name[200];
 
-	choose_base(run, &base);
+	if (with_data_file)
+		choose_data_file(run, &base);
+	else
+		choose_base(run, &base);
 	base_describe(&base, name, sizeof(name));
 	if (verbose)
 		fprintf(stderr, "seed %llu: %s, %u threads, %u operations\n",
@@ -343,8 +485,7 @@ static void record(struct run *run)
 	choose_mix(run);
 	if (!repeatable && shim_below(&run->r, 2))
 		options.delay_ns = 100000;
-	run->w.filp = memfile_create(&options);
-	make_disk(run, path, &base);
+	make_disk(run, path, &base, &options);
 	shim_set_delay(repeatable || shim_below(&run->r, 2) ?
 		       SHIM_DELAY_NEVER :
 		       (long long)shim_below(&run->r, 3000000));
@@ -449,82 +590,137 @@ static bool sector_is_right(const struct run *run, const struct cut *cut, u64 s,
  * Looking at an image.
  */
 
-static void keep(struct run *run, const unsigned char *file, u64 bytes,
-		 char *path, size_t size)
-{
-	FILE *out;
+/**
+ * struct kept - files that were kept, for QEMU's tools or whoever looks
+ * @path: of the image
+ * @data_path: of the external data file
+ * @what: as these tools name an image: the header has another data file's name
+ */
+struct kept {
+	char path[600];
+	char data_path[700];
+	char what[1500];
+};
 
-	snprintf(path, size, "%s/powercut-%llu-%d.qcow2", work_dir, run->seed,
-		 getpid());
-	out = fopen(path, "w");
+static void keep_file(struct run *run, const unsigned char *file, u64 bytes,
+		      const char *path)
+{
+	FILE *out = fopen(path, "w");
+
 	if (!out || fwrite(file, 1, bytes, out) != bytes || fclose(out))
 		wl_fail(run->seed, "cannot write %s", path);
 }
 
-static int qemu_check(struct run *run, const unsigned char *file, u64 bytes)
+static void keep(struct run *run, const struct left *left, struct kept *kept)
 {
-	char path[600];
+	snprintf(kept->path, sizeof(kept->path), "%s/powercut-%llu-%d.qcow2",
+		 work_dir, run->seed, getpid());
+	keep_file(run, left->file, left->bytes, kept->path);
+	base_data_path(kept->path, kept->data_path, sizeof(kept->data_path));
+	snprintf(kept->what, sizeof(kept->what), "driver=qcow2,file.filename=%s",
+		 kept->path);
+	if (!with_data_file)
+		return;
+	keep_file(run, left->data, left->data_bytes, kept->data_path);
+	snprintf(kept->what + strlen(kept->what),
+		 sizeof(kept->what) - strlen(kept->what),
+		 ",data-file.driver=file,data-file.filename=%s",
+		 kept->data_path);
+}
+
+static void remove_kept(const struct kept *kept)
+{
+	unlink(kept->path);
+	if (with_data_file)
+		unlink(kept->data_path);
+}
+
+static int qemu_check(struct run *run, const struct left *left)
+{
+	struct kept kept;
 	const char * const argv[] = {
-		"qemu-img", "check", "-q", "-f", "qcow2", path, NULL
+		"qemu-img", "check", "-q", "--image-opts", kept.what, NULL
 	};
 	int status;
 
-	keep(run, file, bytes, path, sizeof(path));
+	keep(run, left, &kept);
 	status = run_program(argv, true);
 	if (!status || status == 3)
-		unlink(path);
+		remove_kept(&kept);
 	return status;
+}
+
+/* NULL, or why not. */
+static const char *read_left(const struct run *run, const struct left *left,
+			     struct qimg *q, unsigned char *disk)
+{
+	const char *why = qimg_open(q, left->file, left->bytes);
+
+	qimg_data_file(q, left->data, left->data_bytes);
+	return why ? why : qimg_read(q, 0, run->w.bytes, disk);
 }
 
 /*
  * With the dirty bit set the refcounts may be wrong, which `qemu-img check -r`
  * has to mend, and the disk must be as it was then.
  */
-static int qemu_repair(struct run *run, const unsigned char *file, u64 bytes,
+static int qemu_repair(struct run *run, const struct left *left,
 		       const unsigned char *disk)
 {
-	char path[600];
+	struct kept kept;
 	const char * const repair[] = {
-		"qemu-img", "check", "-q", "-r", "all", "-f", "qcow2", path, NULL
+		"qemu-img", "check", "-q", "-r", "all", "--image-opts",
+		kept.what, NULL
 	};
 	const char * const check[] = {
-		"qemu-img", "check", "-q", "-f", "qcow2", path, NULL
+		"qemu-img", "check", "-q", "--image-opts", kept.what, NULL
 	};
-	unsigned char *repaired, *after = must(malloc(run->w.bytes));
-	size_t repaired_bytes;
+	struct left repaired = *left;
+	unsigned char *after = must(malloc(run->w.bytes));
+	size_t bytes;
 	struct qimg q;
 	int status;
 
-	keep(run, file, bytes, path, sizeof(path));
+	keep(run, left, &kept);
 	run_program(repair, true);
 	status = run_program(check, true);
-	repaired = must(read_file(path, &repaired_bytes));
-	if (!status && (qimg_open(&q, repaired, repaired_bytes) ||
-			qimg_read(&q, 0, run->w.bytes, after) ||
+	repaired.file = must(read_file(kept.path, &bytes));
+	repaired.bytes = bytes;
+	if (!status && (read_left(run, &repaired, &q, after) ||
 			memcmp(disk, after, run->w.bytes)))
 		status = -1;
 	if (!status)
-		unlink(path);
-	free(repaired);
+		remove_kept(&kept);
+	free(repaired.file);
 	free(after);
 	return status;
 }
 
-/* What happened up to the cut, and what the guest did to sector @s. */
-static void tell(const struct run *run, const struct cut *cut, u64 s)
+static void tell_file(struct file *filp, const struct cut *cut,
+		      const char *name)
 {
 	static const char * const names[MEMFILE_NR_OPS] = {
 		"read", "write", "flush", "zero", "punch", "truncate"
 	};
 	size_t i, nr;
-	const struct memfile_record *log = memfile_log(run->w.filp, &nr);
-	u32 h;
+	const struct memfile_record *log = memfile_log(filp, &nr);
 
 	for (i = 0; i < nr && log[i].begun <= cut->time; i++)
-		fprintf(stderr, "file: %llu-%llu-%llu %s 0x%llx+0x%llx%s error %d\n",
-			log[i].begun, log[i].applied, log[i].ended,
+		fprintf(stderr, "%s: %llu-%llu-%llu %s 0x%llx+0x%llx%s error %d\n",
+			name, log[i].begun, log[i].applied, log[i].ended,
 			names[log[i].op], log[i].offset, log[i].bytes,
 			log[i].dsync ? " dsync" : "", log[i].error);
+}
+
+/* What happened up to the cut, and what the guest did to sector @s. */
+static void tell(const struct run *run, const struct cut *cut, u64 s)
+{
+	size_t i;
+	u32 h;
+
+	tell_file(run->w.filp, cut, "file");
+	if (with_data_file)
+		tell_file(run->w.data_filp, cut, "data file");
 	for (i = 0; i < run->w.nr_flushes; i++)
 		fprintf(stderr, "guest flush: %llu-%llu\n",
 			run->w.flushes[i].begun, run->w.flushes[i].done);
@@ -540,20 +736,21 @@ static void tell(const struct run *run, const struct cut *cut, u64 s)
 }
 
 static void bad_image(struct run *run, const struct cut *cut,
-		      const unsigned char *file, u64 bytes, const char *what)
+		      const struct left *left, const char *what)
 {
-	int status = qemu_check(run, file, bytes);
-	char path[600];
+	int status = qemu_check(run, left);
+	struct kept kept;
 
-	keep(run, file, bytes, path, sizeof(path));
+	keep(run, left, &kept);
 	wl_fail(run->seed,
-		"power cut at %llu (%s): %s; qemu-img check gives %d; see %s",
-		cut->time, cut->how, what, status, path);
+		"power cut at %llu (%s%s%s): %s; qemu-img check gives %d; see %s",
+		cut->time, cut->how, with_data_file ? "; of the data file " : "",
+		with_data_file ? cut->data_how : "", what, status, kept.path);
 }
 
 static void bad_sector(struct run *run, const struct cut *cut,
-		       const unsigned char *file, u64 bytes, u64 s,
-		       const unsigned char *content)
+		       const struct left *left, u64 s,
+		       const unsigned char *content, const char *where)
 {
 	u64 seq = wl_sector_seq(run->seed, content);
 	char what[300], durable[100] = "nothing was durable";
@@ -567,10 +764,11 @@ static void bad_sector(struct run *run, const struct cut *cut,
 	if (verbose)
 		tell(run, cut, s);
 	snprintf(what, sizeof(what),
-		 "sector %llu has tag %llu (of sector %llu%s), %s", s, seq,
+		 "sector %llu of %s has tag %llu (of sector %llu%s), %s", s,
+		 where, seq,
 		 seq ? ((u64 *)content)[3] : 0,
 		 is_zero(content) ? ", all zero" : "", durable);
-	bad_image(run, cut, file, bytes, what);
+	bad_image(run, cut, left, what);
 }
 
 /*
@@ -578,8 +776,7 @@ static void bad_sector(struct run *run, const struct cut *cut,
  * mend it if it is dirty, so that nothing leaks then.
  */
 static void use_again(struct run *run, const struct cut *cut,
-		      const unsigned char *file, u64 bytes, unsigned char *disk,
-		      bool dirty)
+		      const struct left *left, unsigned char *disk, bool dirty)
 {
 	struct memfile_options options = { .seed = run->seed };
 	struct workload w = {
@@ -589,70 +786,96 @@ static void use_again(struct run *run, const struct cut *cut,
 		.max_op_bytes = 16384,
 	};
 	struct qcheck check;
-	unsigned char *after;
+	struct left after = {};
 	struct qimg q;
-	size_t after_bytes;
+	size_t bytes;
 
 	shim_set_delay(SHIM_DELAY_NEVER);
 	w.filp = memfile_create(&options);
-	memfile_load_buf(w.filp, file, bytes);
+	memfile_load_buf(w.filp, left->file, left->bytes);
+	if (with_data_file) {
+		options.clock = w.filp;
+		options.guest_punches = run->raw;
+		w.data_filp = memfile_create(&options);
+		memfile_load_buf(w.data_filp, left->data, left->data_bytes);
+	}
 	wl_init(&w, disk, run->w.bytes);
 	open_image(&w);
 	wl_run(&w, 1, 20, shim_random(&run->r));
 	if (qcow2_image_close(w.img))
 		wl_fail(run->seed, "close after a power cut failed");
-	after = memfile_flatten(w.filp, &after_bytes);
-	qimg_open(&q, after, after_bytes);
+	after.file = memfile_flatten(w.filp, &bytes);
+	after.bytes = bytes;
+	qimg_open(&q, after.file, after.bytes);
 	qimg_check(&q, &check);
 	if (check.corruptions)
-		bad_image(run, cut, after, after_bytes,
+		bad_image(run, cut, &after,
 			  "used again after the cut, the image is corrupt");
 	if (dirty && (check.dirty || check.leaks))
-		bad_image(run, cut, after, after_bytes,
+		bad_image(run, cut, &after,
 			  "used again after the cut, the image is not mended");
-	free(after);
+	free(after.file);
+	if (w.data_filp)
+		memfile_destroy(w.data_filp);
 	memfile_destroy(w.filp);
 	wl_destroy(&w);
 	total.reopened++;
 }
 
+/* The same rules hold for who reads the raw data file without the image. */
+static void look_at_raw(struct run *run, const struct cut *cut,
+			const struct left *left)
+{
+	unsigned char sector[WL_SECTOR];
+	u64 s;
+
+	if (left->data_bytes > run->w.bytes)
+		bad_image(run, cut, left, "the raw data file is longer than the disk");
+	for (s = 0; s < run->w.bytes / WL_SECTOR; s++) {
+		memset(sector, 0, sizeof(sector));
+		if (s < left->data_bytes / WL_SECTOR)
+			memcpy(sector, left->data + s * WL_SECTOR, WL_SECTOR);
+		if (!sector_is_right(run, cut, s, sector))
+			bad_sector(run, cut, left, s, sector,
+				   "the raw data file");
+	}
+}
+
 static void look_at(struct run *run, const struct cut *cut,
-		    const unsigned char *file, u64 bytes)
+		    const struct left *left)
 {
 	unsigned char *disk = must(malloc(run->w.bytes));
 	struct qcheck check;
-	const char *why;
 	struct qimg q;
+	const char *why = read_left(run, left, &q, disk);
 	u64 s;
 
 	total.images++;
-	why = qimg_open(&q, file, bytes);
-	if (!why)
-		why = qimg_read(&q, 0, run->w.bytes, disk);
 	if (why)
-		bad_image(run, cut, file, bytes, why);
+		bad_image(run, cut, left, why);
 	qimg_check(&q, &check);
 	if (check.corruptions)
-		bad_image(run, cut, file, bytes, check.first);
+		bad_image(run, cut, left, check.first);
 	total.leaky += check.leaks != 0;
 	for (s = 0; s < run->w.bytes / WL_SECTOR; s++)
 		if (!sector_is_right(run, cut, s, disk + s * WL_SECTOR))
-			bad_sector(run, cut, file, bytes, s,
-				   disk + s * WL_SECTOR);
+			bad_sector(run, cut, left, s, disk + s * WL_SECTOR,
+				   "the disk");
+	if (run->raw)
+		look_at_raw(run, cut, left);
 	if (qemu_every && !shim_below(&run->r, qemu_every)) {
-		int status = check.dirty ?
-			     qemu_repair(run, file, bytes, disk) :
-			     qemu_check(run, file, bytes);
+		int status = check.dirty ? qemu_repair(run, left, disk) :
+					   qemu_check(run, left);
 
 		if (status && status != 3)
-			bad_image(run, cut, file, bytes,
+			bad_image(run, cut, left,
 				  "qemu-img check finds what we do not");
 		total.by_qemu++;
 	}
 	if (reopen_every && !shim_below(&run->r, check.dirty ?
 					DIV_ROUND_UP(reopen_every, 10) :
 					reopen_every))
-		use_again(run, cut, file, bytes, disk, check.dirty);
+		use_again(run, cut, left, disk, check.dirty);
 	else
 		free(disk);
 }
@@ -661,188 +884,56 @@ static void look_at(struct run *run, const struct cut *cut,
  * Building images.
  */
 
-static int by_applied(const void *a, const void *b)
-{
-	const struct memfile_record *x = a, *y = b;
-
-	return x->applied < y->applied ? -1 : x->applied > y->applied;
-}
-
-/* The changes in their order, and the flushes, of which @nr are given back. */
-static u64 (*sort_log(struct run *run, size_t *nr))[2]
-{
-	const struct memfile_record *log = memfile_log(run->w.filp, &run->nr);
-	u64 (*flushes)[2] = must(calloc(run->nr + 1, sizeof(*flushes)));
-	size_t i, n = 0;
-
-	run->log = must(calloc(run->nr + 1, sizeof(*log)));
-	*nr = 0;
-	run->room = run->bytes;
-	for (i = 0; i < run->nr; i++) {
-		if (log[i].op == MEMFILE_TRUNCATE)
-			shim_die("powercut: truncation is not modelled");
-		if (log[i].op != MEMFILE_FLUSH) {
-			run->room = max_t(u64, run->room,
-					  log[i].offset + log[i].bytes);
-			run->log[n++] = log[i];
-		} else if (!log[i].error) {
-			flushes[*nr][0] = log[i].begun;
-			flushes[(*nr)++][1] = log[i].ended;
-		}
-	}
-	run->nr = n;
-	qsort(run->log, n, sizeof(*run->log), by_applied);
-	return flushes;
-}
-
-static bool grows_file(const struct memfile_record *r)
-{
-	return r->op == MEMFILE_WRITE || r->op == MEMFILE_ZERO;
-}
-
-static void put_sector(unsigned char *to, const struct memfile_record *r,
-		       u64 pos)
-{
-	if (r->data)
-		memcpy(to + r->offset + pos, r->data + pos, WL_SECTOR);
-	else
-		memset(to + r->offset + pos, 0, WL_SECTOR);
-}
-
-/* Of overlapping writes the one that changed the file last stays. */
-static void merge(struct run *run, const struct memfile_record *r)
-{
-	u64 pos;
-
-	for (pos = 0; pos < r->bytes; pos += WL_SECTOR) {
-		u64 *version = &run->version[(r->offset + pos) / WL_SECTOR];
-
-		if (*version > r->applied)
-			continue;
-		*version = r->applied;
-		put_sector(run->durable, r, pos);
-	}
-	if (grows_file(r))
-		run->bytes = max_t(u64, run->bytes, r->offset + r->bytes);
-}
-
-/* Puts what is durable at @time, by flushes that began before @covered. */
-static void merge_covered(struct run *run, u64 covered, u64 time)
-{
-	size_t i;
-
-	for (i = 0; i < run->nr; i++) {
-		const struct memfile_record *r = &run->log[i];
-
-		if (run->merged[i] || run->lost[i] || r->error)
-			continue;
-		if (r->ended < covered || (r->dsync && r->ended <= time)) {
-			merge(run, r);
-			run->merged[i] = true;
-		}
-	}
-}
-
-/**
- * struct luck - which of the sectors that were not flushed are there
- * @how: for messages
- * @per_write: out of 16, for a whole write
- * @per_sector: out of 16, for each of its sectors
- */
-struct luck {
-	const char *how;
-	unsigned int per_write;
-	unsigned int per_sector;
-};
-
-static const struct luck lucks[] = {
-	{ "none", 0, 0 },
-	{ "all", 16, 16 },
-	{ "half of the sectors", 16, 8 },
-	{ "half of the writes", 8, 16 },
-	{ "few writes", 2, 16 },
-	{ "most writes", 14, 16 },
-	{ "most sectors", 16, 14 },
-	{ "few torn writes", 4, 8 },
-};
-
-static bool lucky(struct run *run, unsigned int of_16)
-{
-	return of_16 == 16 || (of_16 && shim_below(&run->r, 16) < of_16);
-}
-
-/* Applies some of what was pending; the length of the file then. */
-static u64 apply_pending(struct run *run, const struct cut *cut,
-			 const struct luck *luck, unsigned char *file)
-{
-	u64 pos, bytes = run->bytes;
-	size_t i;
-
-	for (i = 0; i < run->nr; i++) {
-		const struct memfile_record *r = &run->log[i];
-
-		if (run->merged[i] || r->begun > cut->time ||
-		    !lucky(run, luck->per_write))
-			continue;
-		for (pos = 0; pos < r->bytes; pos += WL_SECTOR) {
-			u64 s = (r->offset + pos) / WL_SECTOR;
-
-			if (run->version[s] > r->applied ||
-			    !lucky(run, luck->per_sector))
-				continue;
-			put_sector(file, r, pos);
-			if (grows_file(r))
-				bytes = max(bytes, r->offset + pos + WL_SECTOR);
-		}
-	}
-	return bytes;
-}
-
-static bool anything_pending(const struct run *run, u64 time)
-{
-	size_t i;
-
-	for (i = 0; i < run->nr; i++)
-		if (!run->merged[i] && run->log[i].begun <= time)
-			return true;
-	return false;
-}
-
+/* As apart as they are on disks: what of one is there says nothing of the other. */
 static void cut_at(struct run *run, u64 time, const struct luck *luck,
-		   unsigned char *file)
+		   const struct luck *data_luck, struct left *left)
 {
 	struct cut cut = {
 		.time = time,
 		.flushed = flushed_at(run, time),
 		.how = luck->how,
+		.data_how = data_luck->how,
 	};
-	u64 bytes;
 
 	if (total.images >= max_images)
 		return;
-	memcpy(file, run->durable, run->room);
-	bytes = apply_pending(run, &cut, luck, file);
-	look_at(run, &cut, file, bytes);
+	left->bytes = medium_cut(&run->image, time, luck, &run->r, left->file);
+	if (with_data_file)
+		left->data_bytes = medium_cut(&run->data, time, data_luck,
+					      &run->r, left->data);
+	look_at(run, &cut, left);
+}
+
+static bool is_pending(const struct run *run, u64 time)
+{
+	return medium_is_pending(&run->image, time) ||
+	       medium_is_pending(&run->data, time);
 }
 
 /* All cuts from @from, when a flush had ended, to just before @to. */
-static void cut_between(struct run *run, u64 from, u64 to, unsigned char *file)
+static void cut_between(struct run *run, u64 from, u64 to, struct left *left)
 {
 	unsigned int i;
 
-	cut_at(run, from, &lucks[0], file);
-	if (!anything_pending(run, to - 1))
+	cut_at(run, from, &luck_none, &luck_none, left);
+	if (!is_pending(run, to - 1))
 		return;
-	cut_at(run, to - 1, &lucks[1], file);
+	cut_at(run, to - 1, &luck_all, &luck_all, left);
+	if (with_data_file) {
+		cut_at(run, to - 1, &luck_all, &luck_none, left);
+		cut_at(run, to - 1, &luck_none, &luck_all, left);
+	}
 	for (i = 0; i < subsets; i++) {
-		const struct luck *luck = &lucks[1 + shim_below(&run->r,
-						ARRAY_SIZE(lucks) - 1)];
+		const struct luck *luck = luck_choose(&run->r);
+		const struct luck *data_luck = luck;
 		u64 time = to - 1;
 
+		if (with_data_file)
+			data_luck = luck_choose(&run->r);
 		/* dsync writes that end in between must stay durable. */
 		if (shim_below(&run->r, 2))
 			time = from + shim_below(&run->r, to - from);
-		cut_at(run, time, luck, file);
+		cut_at(run, time, luck, data_luck, left);
 	}
 }
 
@@ -853,79 +944,42 @@ static int by_time(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/*
- * The points in time at which something becomes durable: flushes end, and
- * writes with dsync do.
- */
-static u64 *durable_points(struct run *run, u64 (*flushes)[2],
-			   size_t nr_flushes, size_t *nr)
+/* The points in time at which something becomes durable, in either file. */
+static u64 *durable_points(struct run *run, size_t *nr)
 {
-	u64 *points = must(calloc(run->nr + nr_flushes + 2, sizeof(u64)));
-	size_t i;
+	u64 *points = must(calloc(medium_nr_points(&run->image) +
+				  medium_nr_points(&run->data) + 2,
+				  sizeof(u64)));
 
-	*nr = 0;
-	points[(*nr)++] = 1;
-	for (i = 0; i < nr_flushes; i++)
-		points[(*nr)++] = flushes[i][1];
-	for (i = 0; i < run->nr; i++)
-		if (run->log[i].dsync && !run->log[i].error)
-			points[(*nr)++] = run->log[i].ended;
+	points[0] = 1;
+	*nr = 1 + medium_points(&run->image, points + 1);
+	*nr += medium_points(&run->data, points + *nr);
 	points[(*nr)++] = memfile_now(run->w.filp) + 1;
 	qsort(points, *nr, sizeof(u64), by_time);
 	return points;
 }
 
-/*
- * What had begun when a flush failed, unless a flush covered it that began
- * before that end: one that succeeds keeps its promise, whatever runs beside it.
- */
-static void mark_lost(struct run *run, u64 (*flushes)[2], size_t nr_flushes)
-{
-	size_t all, i, j, f;
-	const struct memfile_record *log = memfile_log(run->w.filp, &all);
-
-	for (j = 0; j < all; j++) {
-		u64 covered = 0;
-
-		if (log[j].op != MEMFILE_FLUSH || !log[j].error)
-			continue;
-		for (f = 0; f < nr_flushes; f++)
-			if (flushes[f][0] < log[j].ended)
-				covered = max(covered, flushes[f][0]);
-		for (i = 0; i < run->nr; i++)
-			if (run->log[i].begun < log[j].ended &&
-			    run->log[i].ended >= covered &&
-			    !run->log[i].dsync)
-				run->lost[i] = true;
-	}
-}
-
 static void cut_everywhere(struct run *run)
 {
-	size_t nr_flushes, nr, i, f;
-	u64 (*flushes)[2] = sort_log(run, &nr_flushes);
-	u64 *points = durable_points(run, flushes, nr_flushes, &nr);
-	unsigned char *file = must(calloc(1, run->room));
+	struct left left = {};
+	size_t nr, i;
+	u64 *points;
 
-	run->durable = must(realloc(run->durable, run->room));
-	memset(run->durable + run->bytes, 0, run->room - run->bytes);
-	run->version = must(calloc(run->room / WL_SECTOR + 1, sizeof(u64)));
-	run->merged = must(calloc(run->nr + 1, sizeof(bool)));
-	run->lost = must(calloc(run->nr + 1, sizeof(bool)));
-	mark_lost(run, flushes, nr_flushes);
+	medium_read_log(&run->image);
+	medium_read_log(&run->data);
+	points = durable_points(run, &nr);
+	left.file = must(calloc(1, run->image.room + 1));
+	left.data = must(calloc(1, run->data.room + 1));
 	for (i = 0; i + 1 < nr; i++) {
-		u64 covered = 0;
-
-		for (f = 0; f < nr_flushes; f++)
-			if (flushes[f][1] <= points[i])
-				covered = max(covered, flushes[f][0]);
-		merge_covered(run, covered, points[i]);
-		cut_between(run, points[i], points[i + 1], file);
+		medium_advance(&run->image, points[i]);
+		medium_advance(&run->data, points[i]);
+		cut_between(run, points[i], points[i + 1], &left);
 	}
-	total.flushes += nr_flushes;
-	free(file);
+	total.flushes += run->image.nr_flushes;
+	total.data_flushes += run->data.nr_flushes;
+	free(left.file);
+	free(left.data);
 	free(points);
-	free(flushes);
 }
 
 /*
@@ -944,14 +998,13 @@ static void run_seed(u64 seed)
 	index_history(run);
 	cut_everywhere(run);
 	total.runs++;
+	if (run->data.filp)
+		memfile_destroy(run->data.filp);
 	memfile_destroy(run->w.filp);
 	wl_destroy(&run->w);
+	medium_destroy(&run->image);
+	medium_destroy(&run->data);
 	free(run->initial);
-	free(run->log);
-	free(run->merged);
-	free(run->lost);
-	free(run->durable);
-	free(run->version);
 	free(run->by_seq);
 	free(run->first);
 	free(run->history);
@@ -971,6 +1024,7 @@ static void usage(void)
 	      "  --qemu N     every Nth image goes to qemu-img check (200; 0: none)\n"
 	      "  --reopen N   every Nth image is used again (250; 0: none)\n"
 	      "  --faults     with errors of the file, and of memory\n"
+	      "  --data-file  of images with an external data file\n"
 	      "  --images DIR where the images to start from are kept (build/engine/images)\n"
 	      "  --work DIR   for files of a moment, and for what failed (/tmp)\n"
 	      "  --verbose\n", stderr);
@@ -986,7 +1040,8 @@ int main(int argc, char **argv)
 		{ "subsets", 1, NULL, 'm' }, { "qemu", 1, NULL, 'q' },
 		{ "reopen", 1, NULL, 'o' }, { "images", 1, NULL, 'i' },
 		{ "work", 1, NULL, 'w' }, { "verbose", 0, NULL, 'v' },
-		{ "faults", 0, NULL, 'x' }, { NULL, 0, NULL, 0 }
+		{ "faults", 0, NULL, 'x' }, { "data-file", 0, NULL, 'd' },
+		{ NULL, 0, NULL, 0 }
 	};
 	u64 seed = 1, step = 1, count = ~0ULL, seconds = ~0ULL, start;
 	bool bounded = false;
@@ -1008,6 +1063,7 @@ int main(int argc, char **argv)
 		case 'i': image_dir = optarg; break;
 		case 'w': work_dir = optarg; break;
 		case 'x': with_faults = true; break;
+		case 'd': with_data_file = true; break;
 		case 'v': verbose = true; shim_log_to_stderr(true); break;
 		default: usage();
 		}
@@ -1023,8 +1079,8 @@ int main(int argc, char **argv)
 		run_seed(seed);
 	alarm(0);
 	wl_exit_pools();
-	printf("powercut: %llu images from %llu runs (%llu met errors) with %llu flushes of the file; %llu with leaks, %llu seen by qemu-img, %llu used again\n",
+	printf("powercut: %llu images from %llu runs (%llu met errors) with %llu flushes of the file and %llu of its data file; %llu with leaks, %llu seen by qemu-img, %llu used again\n",
 	       total.images, total.runs, total.struck, total.flushes,
-	       total.leaky, total.by_qemu, total.reopened);
+	       total.data_flushes, total.leaky, total.by_qemu, total.reopened);
 	return total.images ? 0 : 1;
 }

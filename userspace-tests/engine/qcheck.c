@@ -27,8 +27,11 @@
 
 #define INCOMPAT_DIRTY		(1ULL << 0)
 #define INCOMPAT_CORRUPT	(1ULL << 1)
+#define INCOMPAT_DATA_FILE	(1ULL << 2)
 #define INCOMPAT_COMPRESSION	(1ULL << 3)
 #define INCOMPAT_EXTL2		(1ULL << 4)
+
+#define AUTOCLEAR_DATA_FILE_RAW	(1ULL << 1)
 
 #define COMPRESSION_ZSTD	1
 
@@ -66,7 +69,8 @@ static const char *check_header(const struct qimg *q)
 	if (q->cluster_bits < 9 || q->cluster_bits > 21)
 		return "cluster_bits out of range";
 	if (q->incompatible & ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT |
-				INCOMPAT_COMPRESSION | INCOMPAT_EXTL2))
+				INCOMPAT_DATA_FILE | INCOMPAT_COMPRESSION |
+				INCOMPAT_EXTL2))
 		return "incompatible feature that the checker does not know";
 	if (q->incompatible & INCOMPAT_COMPRESSION &&
 	    get_be(q, 104, 1) != COMPRESSION_ZSTD)
@@ -112,10 +116,24 @@ const char *qimg_open(struct qimg *q, const void *buf, size_t bytes)
 		q->incompatible = get64(q, 72);
 		q->refcount_bits = 1U << (get_be(q, 96, 4) & 7);
 	}
+	q->has_data_file = q->incompatible & INCOMPAT_DATA_FILE;
+	q->raw_data = q->has_data_file && get64(q, 88) & AUTOCLEAR_DATA_FILE_RAW;
 	q->extl2 = q->incompatible & INCOMPAT_EXTL2;
 	q->zstd = q->incompatible & INCOMPAT_COMPRESSION;
 	q->entry_bytes = q->extl2 ? 16 : 8;
 	return check_header(q);
+}
+
+void qimg_data_file(struct qimg *q, const void *data, size_t bytes)
+{
+	q->data = data;
+	q->data_bytes = bytes;
+}
+
+/* In a data file the cluster of guest offset 0 is at 0, which COPIED tells. */
+static bool has_cluster(const struct qimg *q, uint64_t entry)
+{
+	return entry & OFFSET || (q->has_data_file && entry & COPIED);
 }
 
 void qimg_compressed_range(const struct qimg *q, uint64_t entry,
@@ -269,7 +287,7 @@ static void check_bitmap(struct checker *c, uint64_t entry, uint64_t bitmap)
 	if ((uint32_t)bitmap & (bitmap >> 32))
 		corruption(c, "L2 bitmap 0x%llx contradicts itself",
 			   (unsigned long long)bitmap);
-	if (!(entry & OFFSET) && (uint32_t)bitmap)
+	if (!has_cluster(c->q, entry) && (uint32_t)bitmap)
 		corruption(c, "L2 bitmap 0x%llx without a cluster",
 			   (unsigned long long)bitmap);
 	if (entry & ZERO)
@@ -277,15 +295,25 @@ static void check_bitmap(struct checker *c, uint64_t entry, uint64_t bitmap)
 			   (unsigned long long)entry);
 }
 
-static void check_l2_entry(struct checker *c, uint64_t pos)
+/* Nothing counts references there, and the place is given. */
+static void check_data_file_entry(struct checker *c, uint64_t entry,
+				  uint64_t guest)
+{
+	if ((entry & OFFSET) != guest || !(entry & COPIED))
+		corruption(c, "L2 entry 0x%llx of guest offset 0x%llx, with a data file",
+			   (unsigned long long)entry,
+			   (unsigned long long)guest);
+}
+
+static void check_l2_entry(struct checker *c, uint64_t pos, uint64_t guest)
 {
 	const struct qimg *q = c->q;
 	uint64_t entry = get64(q, pos);
 	uint64_t bitmap = q->extl2 ? get64(q, pos + 8) : 0;
 
 	if (entry & COMPRESSED) {
-		if (bitmap)
-			corruption(c, "compressed entry with a bitmap");
+		if (bitmap || q->has_data_file)
+			corruption(c, "compressed entry with a bitmap or a data file");
 		check_compressed(c, entry);
 		return;
 	}
@@ -294,8 +322,12 @@ static void check_l2_entry(struct checker *c, uint64_t pos)
 			   (unsigned long long)entry);
 	if (q->extl2)
 		check_bitmap(c, entry, bitmap);
-	if (!(entry & OFFSET))
+	if (!has_cluster(q, entry))
 		return;
+	if (q->has_data_file) {
+		check_data_file_entry(c, entry, guest);
+		return;
+	}
 	if (into_cluster(q, entry & OFFSET)) {
 		corruption(c, "L2 entry 0x%llx is not aligned",
 			   (unsigned long long)entry);
@@ -305,7 +337,7 @@ static void check_l2_entry(struct checker *c, uint64_t pos)
 	check_copied(c, "L2", entry);
 }
 
-static void check_l1_entry(struct checker *c, uint64_t entry)
+static void check_l1_entry(struct checker *c, uint64_t entry, uint64_t guest)
 {
 	const struct qimg *q = c->q;
 	uint64_t pos;
@@ -323,17 +355,20 @@ static void check_l1_entry(struct checker *c, uint64_t entry)
 	refer(c, entry & OFFSET, q->cluster_bytes, KIND_L2);
 	check_copied(c, "L1", entry);
 	for (pos = 0; pos < q->cluster_bytes; pos += q->entry_bytes)
-		check_l2_entry(c, (entry & OFFSET) + pos);
+		check_l2_entry(c, (entry & OFFSET) + pos,
+			       guest + pos / q->entry_bytes * q->cluster_bytes);
 }
 
 static void check_l1(struct checker *c, uint64_t offset, unsigned int entries)
 {
+	uint64_t covered = c->q->cluster_bytes / c->q->entry_bytes *
+			   c->q->cluster_bytes;
 	unsigned int i;
 
 	c->tree++;
 	refer(c, offset, entries * 8ULL, KIND_L1);
 	for (i = 0; i < entries; i++)
-		check_l1_entry(c, get64(c->q, offset + i * 8ULL));
+		check_l1_entry(c, get64(c->q, offset + i * 8ULL), i * covered);
 }
 
 static void check_snapshots(struct checker *c)
@@ -382,6 +417,7 @@ static void compare_one(struct checker *c, uint64_t index)
 	if (stored >= refs)
 		return;
 	c->result->low++;
+	c->result->low_shared += refs > 1;
 	if (!c->result->dirty)
 		corruption(c, "cluster 0x%llx (%s) has refcount %llu and %llu references",
 			   (unsigned long long)index << c->q->cluster_bits,
@@ -467,15 +503,31 @@ bool qimg_snapshot(const struct qimg *q, struct qimg *snapshot)
 	return true;
 }
 
-static void get_bytes(const struct qimg *q, uint64_t offset, size_t bytes,
-		      unsigned char *to)
+static void copy_out(const unsigned char *buf, size_t buf_bytes,
+		     uint64_t offset, size_t bytes, unsigned char *to)
 {
-	size_t n = offset >= q->bytes ? 0 : q->bytes - offset;
+	size_t n = offset >= buf_bytes ? 0 : buf_bytes - offset;
 
 	if (n > bytes)
 		n = bytes;
-	memcpy(to, q->buf + (n ? offset : 0), n);
+	if (n)
+		memcpy(to, buf + offset, n);
 	memset(to + n, 0, bytes - n);
+}
+
+static void get_bytes(const struct qimg *q, uint64_t offset, size_t bytes,
+		      unsigned char *to)
+{
+	copy_out(q->buf, q->bytes, offset, bytes, to);
+}
+
+static void get_data(const struct qimg *q, uint64_t offset, size_t bytes,
+		     unsigned char *to)
+{
+	if (q->has_data_file)
+		copy_out(q->data, q->data_bytes, offset, bytes, to);
+	else
+		get_bytes(q, offset, bytes, to);
 }
 
 static const char *read_compressed(const struct qimg *q, uint64_t entry,
@@ -505,7 +557,8 @@ static const char *read_mapped(const struct qimg *q, uint64_t entry,
 {
 	uint64_t sub = in / (q->cluster_bytes / 32);
 	bool zero = q->extl2 ? bitmap >> (32 + sub) & 1 : entry & ZERO;
-	bool alloc = q->extl2 ? bitmap >> sub & 1 : (entry & OFFSET) && !zero;
+	bool alloc = q->extl2 ? bitmap >> sub & 1 :
+				has_cluster(q, entry) && !zero;
 
 	if (entry & COMPRESSED)
 		return read_compressed(q, entry, in, bytes, to);
@@ -514,7 +567,7 @@ static const char *read_mapped(const struct qimg *q, uint64_t entry,
 	if (alloc && into_cluster(q, entry & OFFSET))
 		return "unaligned L2 entry";
 	if (alloc)
-		get_bytes(q, (entry & OFFSET) + in, bytes, to);
+		get_data(q, (entry & OFFSET) + in, bytes, to);
 	else
 		memset(to, 0, bytes);
 	return NULL;

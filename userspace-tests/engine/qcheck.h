@@ -14,10 +14,14 @@
  * struct qimg - an image
  * @buf: the file
  * @bytes: its length; what is behind reads as zeroes
+ * @data: the external data file, see qimg_data_file()
+ * @data_bytes: its length, likewise
  */
 struct qimg {
 	const unsigned char *buf;
 	size_t bytes;
+	const unsigned char *data;
+	size_t data_bytes;
 
 	unsigned int version;
 	unsigned int cluster_bits;
@@ -25,6 +29,8 @@ struct qimg {
 	unsigned int refcount_bits;
 	bool extl2;
 	bool zstd;
+	bool has_data_file;
+	bool raw_data;
 	unsigned int entry_bytes;
 	uint64_t virtual_bytes;
 	uint64_t l1_offset;
@@ -41,6 +47,7 @@ struct qimg {
  * @corruptions: rules broken that `qemu-img check` calls an error
  * @leaks: clusters whose refcount is too high
  * @low: clusters whose refcount is too low; corruptions too unless @dirty
+ * @low_shared: those of them that have several references
  * @outside: references to clusters behind the end of the file; corruptions too
  * @dirty: the header says that refcounts may be wrong
  * @corrupt: the header says that the image is corrupt
@@ -50,6 +57,7 @@ struct qcheck {
 	unsigned int corruptions;
 	unsigned int leaks;
 	unsigned int low;
+	unsigned int low_shared;
 	unsigned int outside;
 	bool dirty;
 	bool corrupt;
@@ -58,6 +66,8 @@ struct qcheck {
 
 /* NULL, or why this is no image that the reader knows. */
 const char *qimg_open(struct qimg *q, const void *buf, size_t bytes);
+/* Where guest data is read from then, of an image that has it in another file. */
+void qimg_data_file(struct qimg *q, const void *data, size_t bytes);
 void qimg_check(const struct qimg *q, struct qcheck *result);
 /**
  * enum qkind - what a host cluster is used for

@@ -90,6 +90,7 @@ struct wl_flush {
  * struct workload - a disk under test
  * @seed: of the operations and of the tags
  * @filp: the image file
+ * @data_filp: the external data file, or NULL
  * @img: the image, while it is open
  * @bytes: size of the disk
  * @align: of guest operations
@@ -105,6 +106,7 @@ struct wl_flush {
 struct workload {
 	u64 seed;
 	struct file *filp;
+	struct file *data_filp;
 	struct qcow2_image *img;
 	u64 bytes;
 	unsigned int align;

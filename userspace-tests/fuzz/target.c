@@ -86,7 +86,8 @@ struct operation {
  * @nr_places: number of them
  * @beside: operations in flight
  * @nr_beside: number of them
- * @counted: no cluster that is in use counts as free, or is about to be
+ * @counted: no cluster has more users than its refcount says, but for one that
+ *	has one and counts as free
  * @content: what the disk holds, or NULL if nobody knows
  * @unknown: for each sector: an operation failed on it
  * @writes: number of writes so far
@@ -451,7 +452,7 @@ static u64 limit_bytes(const struct run *run, enum recipe_op what, u64 offset,
 
 /*
  * One that is alone and in one cluster, for two guest clusters may be one in the
- * file; and that nobody else takes the cluster for free.
+ * file; then the first of them to go may free it, too, under the other's feet.
  */
 static bool can_read_back(const struct run *run, const struct operation *op)
 {
@@ -603,7 +604,7 @@ static void learn_content(struct run *run)
 	if (qimg_open(&q, model_file, n))
 		return;
 	qimg_check(&q, &check);
-	run->counted = !check.low && !check.outside;
+	run->counted = !check.low_shared && !check.outside;
 	if (!is_sound(&check) || qimg_read(&q, 0, bytes, model_content))
 		return;
 	run->content = model_content;
@@ -782,6 +783,9 @@ static bool open_image(struct run *run)
 		fuzz_stats.refused++;
 		return false;
 	}
+	/* What is known is what the active disk holds. */
+	if (run->options & RECIPE_READ_ONLY && run->options & RECIPE_SNAPSHOT)
+		run->content = NULL;
 	if (run->options & RECIPE_READ_ONLY)
 		fuzz_stats.read_only++;
 	else

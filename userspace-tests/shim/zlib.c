@@ -7,6 +7,7 @@
 /* The kernel's header has some of these names too. */
 #undef Z_OK
 #undef Z_STREAM_END
+#undef Z_BUF_ERROR
 #undef Z_FINISH
 #undef MAX_WBITS
 #include <linux/zlib.h>

@@ -11,8 +11,9 @@
  * cached, a table that does not exist yet) writes it down in a struct
  * qcow2_need and returns -EAGAIN.  Its caller lets go of meta_lock, has
  * qcow2_need_meet() bring it, and starts over with everything looked up again.
- * What was brought stays pinned until the step is done, so two rounds of this
- * for one step are enough unless other writers come between.
+ * What was brought stays pinned until the step is done, so some rounds of this
+ * for one step are enough, however small the cache, unless other writers come
+ * between.
  *
  * Clusters are taken in runs that lie in one refcount slice, which the run
  * pins: giving it back then needs neither I/O nor memory.  To find a free one
@@ -81,10 +82,18 @@ int qcow2_need_growth(struct qcow2_need *need, enum qcow2_need_kind kind,
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_need_growth);
 
+/* Where a slice is pinned that is brought now, in place of one brought long ago. */
+static struct qcow2_slice **pin_for(struct qcow2_need *need)
+{
+	if (need->slice_kind == QCOW2_SLICE_L2)
+		return &need->l2;
+	need->next = (need->next + 1) % QCOW2_NEED_REFBLOCKS;
+	return &need->refblocks[need->next];
+}
+
 static int bring_slice(struct qcow2_image *img, struct qcow2_need *need)
 {
-	struct qcow2_slice **pin = need->slice_kind == QCOW2_SLICE_L2 ?
-				   &need->l2 : &need->refblock;
+	struct qcow2_slice **pin = pin_for(need);
 	struct qcow2_slice *slice;
 
 	qcow2_slice_put(*pin);
@@ -102,10 +111,14 @@ static int bring_slice(struct qcow2_image *img, struct qcow2_need *need)
  */
 void qcow2_need_done(struct qcow2_need *need)
 {
+	int i;
+
 	qcow2_slice_put(need->l2);
-	qcow2_slice_put(need->refblock);
 	need->l2 = NULL;
-	need->refblock = NULL;
+	for (i = 0; i < QCOW2_NEED_REFBLOCKS; i++) {
+		qcow2_slice_put(need->refblocks[i]);
+		need->refblocks[i] = NULL;
+	}
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_need_done);
 
@@ -312,6 +325,27 @@ void qcow2_alloc_in_data_file(struct qcow2_image *img, u64 guest_offset,
 		.fresh = cluster >= img->data_fresh_from,
 	};
 	img->data_fresh_from = max(img->data_fresh_from, cluster + want);
+}
+
+/**
+ * qcow2_clusters_in_use() - clusters are about to be written where they are
+ * @img: the image
+ * @host_offset: of the first
+ * @nr: how many
+ *
+ * They may lie behind the end of a file that lost its tail: when they were
+ * written, discarded and taken again they must not count as never written.
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_clusters_in_use(struct qcow2_image *img, u64 host_offset, u32 nr)
+{
+	u64 end = (host_offset >> img->geo.cluster_bits) + nr;
+	u64 *fresh_from = img->geo.has_data_file ? &img->data_fresh_from :
+						   &img->fresh_from;
+
+	lockdep_assert_held(&img->meta_lock);
+	*fresh_from = max(*fresh_from, end);
 }
 
 /**

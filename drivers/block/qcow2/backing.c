@@ -102,6 +102,7 @@ static bool same_data_file(const struct qcow2_file *file, struct file *filp)
 	return qcow2_file_same(file, filp);
 }
 
+/* One that is shared has the largest cache that any of its users asked for. */
 static struct qcow2_image *find_layer(const struct qcow2_layer_spec *spec)
 {
 	struct qcow2_shared *shared;
@@ -116,6 +117,8 @@ static struct qcow2_image *find_layer(const struct qcow2_layer_spec *spec)
 		    qcow2_file_same(layer->file, spec->filp) &&
 		    same_data_file(layer->data_file, spec->data_filp)) {
 			shared->users++;
+			if (!shared->raw)
+				qcow2_cache_raise_max(layer, spec->cache_bytes);
 			return layer;
 		}
 	}
@@ -631,13 +634,16 @@ static int resolve_beneath(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	return 0;
 }
 
-/* What is damaged beneath a view is all that it has. */
+/*
+ * A view's first layer is the image that it shows.  What is damaged beneath that is
+ * another's damage, which was told when it was found.
+ */
 static int resolve_view(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 			struct qcow2_extent *extent)
 {
 	int ret = resolve_beneath(img, guest_offset, bytes, extent);
 
-	if (ret != -EUCLEAN)
+	if (ret != -EUCLEAN || !qcow2_image_needs_check(img->chain.layers[0]))
 		return ret;
 	return qcow2_image_fail(img, ret,
 				"damaged metadata for guest offset 0x%llx",

@@ -546,6 +546,19 @@ void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes)
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_cache_set_max);
 
+/**
+ * qcow2_cache_raise_max() - let the cap of an image's cache be no lower than this
+ * @img: the image
+ * @bytes: the cap
+ *
+ * Context: any but atomic; does no I/O.
+ */
+void qcow2_cache_raise_max(struct qcow2_image *img, u64 bytes)
+{
+	if (bytes / PAGE_SIZE > READ_ONCE(img->cache.max))
+		set_max(img, bytes / PAGE_SIZE);
+}
+
 /*
  * The cache of an image.
  */

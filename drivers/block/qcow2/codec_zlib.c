@@ -32,7 +32,10 @@ static int decompress(void *workspace, const void *src, size_t src_bytes,
 		return -EIO;
 	ret = zlib_inflate(&stream, Z_FINISH);
 	zlib_inflateEnd(&stream);
-	return ret == Z_STREAM_END && !stream.avail_out ? 0 : -EIO;
+	/* As in QEMU a cluster is whole when it is full, even if the stream goes on. */
+	if (ret != Z_STREAM_END && ret != Z_BUF_ERROR)
+		return -EIO;
+	return stream.avail_out ? -EIO : 0;
 }
 
 const struct qcow2_codec qcow2_codec_zlib = {

@@ -551,7 +551,7 @@ static int with_refcount(struct qcow2_image *img, u64 cluster,
 
 	for (;;) {
 		mutex_lock(&img->meta_lock);
-		ret = qcow2_refcount_slice(img, cluster, &need, &slice);
+		ret = qcow2_used_refcount_slice(img, cluster, &need, &slice);
 		if (!ret) {
 			ret = what(img, cluster, slice);
 			qcow2_slice_put(slice);
@@ -559,12 +559,6 @@ static int with_refcount(struct qcow2_image *img, u64 cluster,
 		mutex_unlock(&img->meta_lock);
 		if (ret != -EAGAIN)
 			break;
-		if (need.kind != QCOW2_NEED_SLICE) {
-			ret = qcow2_image_fail(img, -EUCLEAN,
-					       "no refcount block counts the cluster at offset 0x%llx, though it was in use",
-					       cluster << img->geo.cluster_bits);
-			break;
-		}
 		ret = qcow2_need_meet(img, &need);
 		if (ret)
 			break;
@@ -580,6 +574,16 @@ static int check_drop(struct qcow2_image *img, u64 cluster)
 					     cluster << img->geo.cluster_bits,
 					     img->geo.cluster_bytes,
 					     QCOW2_METADATA_NONE);
+}
+
+static int check_counted(struct qcow2_image *img, u64 cluster,
+			 struct qcow2_slice *slice)
+{
+	u32 index = cluster & (BIT_ULL(img->geo.refslice_bits) - 1);
+
+	if (qcow2_get_refcount(slice->data, img->geo.refcount_order, index))
+		return 0;
+	return qcow2_refcount_is_zero(img, cluster);
 }
 
 static int refcount_is_one(struct qcow2_image *img, u64 cluster,
@@ -801,6 +805,53 @@ void qcow2_drop_add_entry(const struct qcow2_geometry *geo,
 	for (i = 0; i < nr; i++)
 		drop->offsets[drop->nr++] = first +
 					    ((u64)i << geo->cluster_bits);
+}
+
+/**
+ * qcow2_check_entry_counted() - does each cluster of an L2 entry count as used?
+ * @img: the image
+ * @word: the entry, which is about to lose its clusters
+ * @need: says what is missing after -EAGAIN
+ *
+ * In a damaged image the allocator may take a cluster whose refcount is 0
+ * although an entry refers to it.  If the entry went then, the drop of its
+ * reference would free, and punch, what was written there since.
+ *
+ * Context: meta_lock held.
+ * Return: 0; -EAGAIN; or -EUCLEAN after the image was marked corrupt.
+ */
+int qcow2_check_entry_counted(struct qcow2_image *img, u64 word,
+			      struct qcow2_need *need)
+{
+	u64 first;
+	u32 i, nr = qcow2_entry_clusters(&img->geo, word, &first);
+	int ret = 0;
+
+	for (i = 0; i < nr && !ret; i++) {
+		u64 cluster = (first >> img->geo.cluster_bits) + i;
+		struct qcow2_slice *slice;
+
+		ret = qcow2_used_refcount_slice(img, cluster, need, &slice);
+		if (ret)
+			break;
+		ret = check_counted(img, cluster, slice);
+		qcow2_slice_put(slice);
+	}
+	return ret;
+}
+
+/**
+ * qcow2_check_table_counted() - likewise for the cluster of an L2 table
+ * @img: the image
+ * @offset: its host offset in bytes
+ *
+ * Context: sleeps, does I/O; takes meta_lock.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_check_table_counted(struct qcow2_image *img, u64 offset)
+{
+	return with_refcount(img, offset >> img->geo.cluster_bits,
+			     check_counted);
 }
 
 /**

@@ -604,14 +604,17 @@ static int take_down(struct qcow2_device *dev, struct qcow2_reason *why)
 /**
  * struct detach - what a detach does in a kernel thread
  * @work: the work
- * @dev: the device, which keeps its files but loses its image if it goes
+ * @dev: the device
  * @why: filled in on failure
+ * @gone: the device has lost its disk and its image; else it is live again, and
+ *	may be anybody's to detach
  * @ret: the result
  */
 struct detach {
 	struct work_struct work;
 	struct qcow2_device *dev;
 	struct qcow2_reason *why;
+	bool gone;
 	int ret;
 };
 
@@ -620,49 +623,48 @@ static void detach_work(struct work_struct *work)
 	struct detach *d = container_of(work, struct detach, work);
 
 	d->ret = commit_first(d->dev, d->why);
-	if (!d->ret)
-		d->ret = take_down(d->dev, d->why);
+	if (d->ret)
+		return;
+	d->ret = take_down(d->dev, d->why);
+	d->gone = true;
 }
 
 /*
  * The caller may be killed, or have limits for the size of files: the last
  * changes must not be lost by that.
  */
-static int detach_in_kthread(struct qcow2_device *dev, struct qcow2_reason *why)
+static void detach_in_kthread(struct detach *d)
 {
-	struct detach d = { .dev = dev, .why = why };
-
-	INIT_WORK_ONSTACK(&d.work, detach_work);
-	queue_work(system_long_wq, &d.work);
-	flush_work(&d.work);
-	destroy_work_on_stack(&d.work);
-	return d.ret;
+	INIT_WORK_ONSTACK(&d->work, detach_work);
+	queue_work(system_long_wq, &d->work);
+	flush_work(&d->work);
+	destroy_work_on_stack(&d->work);
 }
 
 static int ctl_detach(struct qcow2_ctl_detach *arg, struct qcow2_reason *why)
 {
-	struct qcow2_device *dev;
+	struct detach d = { .why = why };
 	int ret;
 
 	if (arg->flags || arg->reserved || arg->reserved2)
 		return qcow2_refuse(why, -EINVAL,
 				    "a reserved member is not zero");
-	ret = begin_detach(arg->index, &dev, why);
+	ret = begin_detach(arg->index, &d.dev, why);
 	if (ret)
 		return ret;
-	ret = detach_in_kthread(dev, why);
-	if (dev->img)
-		return ret;
+	detach_in_kthread(&d);
+	if (!d.gone)
+		return d.ret;
 	/*
 	 * The last references, here: the files are released when we return.  But
 	 * the file of a shared layer may be that of a device that went before;
 	 * its last reference went in the work item, which leaves it to another.
 	 */
-	forget(dev);
-	free_device(dev);
+	forget(d.dev);
+	free_device(d.dev);
 	flush_delayed_fput();
 	module_put(THIS_MODULE);
-	return ret;
+	return d.ret;
 }
 
 /*

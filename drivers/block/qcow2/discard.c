@@ -268,21 +268,35 @@ static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
 		return 0;
 	if (check_old_clusters(step->img, old.word))
 		return -EUCLEAN;
+	if (!(new.word & QCOW2_OFFSET_MASK)) {
+		int ret = qcow2_check_entry_counted(step->img, old.word,
+						    &step->pass.need);
+
+		if (ret)
+			return ret;
+	}
 	qcow2_set_l2_entry(geo, slice, index, new);
 	qcow2_slice_mark_dirty(step->img, slice);
 	give_back(step, start, old.word, new.word, &z);
 	return 0;
 }
 
+/* Ends the step before a cluster for which something is missing. */
 static int zero_in_slice(struct step *step, struct qcow2_slice *slice)
 {
 	const struct qcow2_geometry *geo = &step->img->geo;
-	u64 start = qcow2_cluster_start(geo, step->offset);
-	int ret = 0;
+	u64 first = qcow2_cluster_start(geo, step->offset);
+	u64 start;
 
-	for (; start < step->end && !ret; start += geo->cluster_bytes)
-		ret = zero_cluster(step, slice, start);
-	return ret;
+	for (start = first; start < step->end; start += geo->cluster_bytes) {
+		int ret = zero_cluster(step, slice, start);
+
+		if (ret == -EAGAIN && start > first)
+			step->end = start;
+		else if (ret)
+			return ret;
+	}
+	return 0;
 }
 
 /*
@@ -525,6 +539,9 @@ void qcow2_discard(struct qcow2_io *io)
 
 	io->offset += skip;
 	io->bytes -= min(io->bytes, skip);
+	/* A raw data file is no longer than the disk. */
+	if (geo->raw_data)
+		end = min(end, geo->virtual_bytes);
 	if (geo->raw_data && io->offset < end) {
 		io->bytes = end - io->offset;
 		finish(io, zero_raw_data(io));

@@ -521,10 +521,13 @@ static int read_l1(struct qcow2_image *img, struct qcow2_reason *why)
 	l1->entries = entries;
 	RCU_INIT_POINTER(img->l1, l1);
 	ret = read_table(img, "L1 table", offset, entries, l1->entry, why);
-	if (!ret && qcow2_offsets_fill(&img->l2_tables, l1->entry, entries,
-				       QCOW2_OFFSET_MASK))
-		ret = qcow2_refuse(why, -ENOMEM, "out of memory");
-	return ret;
+	/* Where tables lie matters to who writes. */
+	if (ret || is_layer(img))
+		return ret;
+	if (qcow2_offsets_fill(&img->l2_tables, l1->entry, entries,
+			       QCOW2_OFFSET_MASK))
+		return qcow2_refuse(why, -ENOMEM, "out of memory");
+	return 0;
 }
 
 /*

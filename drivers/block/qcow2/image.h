@@ -369,6 +369,7 @@ bool qcow2_is_inactive_l1(const struct qcow2_snapshots *snapshots, u64 start,
 int qcow2_cache_init(struct qcow2_image *img, u64 bytes);
 void qcow2_cache_destroy(struct qcow2_image *img);
 void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes);
+void qcow2_cache_raise_max(struct qcow2_image *img, u64 bytes);
 struct qcow2_slice *qcow2_slice_find(struct qcow2_image *img,
 				     enum qcow2_slice_kind kind, u64 offset);
 struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
@@ -1054,6 +1055,12 @@ enum qcow2_need_kind {
 	QCOW2_NEED_REFTABLE,
 };
 
+/*
+ * The refcount slices that a step may need at a time: one to take clusters from, and
+ * two that count what a compressed cluster lets go.
+ */
+#define QCOW2_NEED_REFBLOCKS	3
+
 /**
  * struct qcow2_need - what a step under meta_lock backed out for
  * @kind: what
@@ -1061,7 +1068,8 @@ enum qcow2_need_kind {
  * @offset: for %QCOW2_NEED_SLICE: its host offset
  * @index: for the others: index in the L1 or refcount table
  * @l2: L2 slice that was brought, pinned until the step was taken
- * @refblock: refcount block slice likewise
+ * @refblocks: refcount block slices likewise
+ * @next: the one of them that is replaced next
  *
  * A step that returns -EAGAIN has said here what it lacks.
  */
@@ -1071,7 +1079,8 @@ struct qcow2_need {
 	u64 offset;
 	u64 index;
 	struct qcow2_slice *l2;
-	struct qcow2_slice *refblock;
+	struct qcow2_slice *refblocks[QCOW2_NEED_REFBLOCKS];
+	u32 next;
 };
 
 int qcow2_need_slice(struct qcow2_need *need, enum qcow2_slice_kind kind,
@@ -1095,6 +1104,7 @@ struct qcow2_run {
 	struct qcow2_slice *refblock;
 };
 
+void qcow2_clusters_in_use(struct qcow2_image *img, u64 host_offset, u32 nr);
 void qcow2_alloc_in_data_file(struct qcow2_image *img, u64 guest_offset,
 			      u32 want, struct qcow2_run *run);
 int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
@@ -1119,6 +1129,10 @@ void qcow2_set_refcount(void *data, u32 order, u32 index, u64 value);
 u64 qcow2_max_refcount(u32 order);
 int qcow2_refcount_slice(struct qcow2_image *img, u64 cluster,
 			 struct qcow2_need *need, struct qcow2_slice **slice);
+int qcow2_used_refcount_slice(struct qcow2_image *img, u64 cluster,
+			      struct qcow2_need *need,
+			      struct qcow2_slice **slice);
+int qcow2_refcount_is_zero(struct qcow2_image *img, u64 cluster);
 int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 		       struct qcow2_slice *slice);
 int qcow2_alloc_refblock(struct qcow2_image *img, u32 index);
@@ -1150,6 +1164,9 @@ u32 qcow2_entry_clusters(const struct qcow2_geometry *geo, u64 word,
 			 u64 *first);
 void qcow2_drop_add_entry(const struct qcow2_geometry *geo,
 			  struct qcow2_drop *drop, u64 word);
+int qcow2_check_entry_counted(struct qcow2_image *img, u64 word,
+			      struct qcow2_need *need);
+int qcow2_check_table_counted(struct qcow2_image *img, u64 offset);
 struct qcow2_drop *qcow2_drop_alloc_area(struct qcow2_image *img, u64 offset,
 					 unsigned int nr);
 void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop);

@@ -151,6 +151,9 @@ static int link_l2_table(struct qcow2_image *img, u32 index,
 	int ret;
 
 	if (old) {
+		ret = qcow2_check_table_counted(img, old);
+		if (ret)
+			return ret;
 		drop = qcow2_drop_alloc(1);
 		if (!drop)
 			return -ENOMEM;

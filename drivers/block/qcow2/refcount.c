@@ -201,6 +201,43 @@ int qcow2_refcount_slice(struct qcow2_image *img, u64 cluster,
 EXPORT_SYMBOL_IF_KUNIT(qcow2_refcount_slice);
 
 /**
+ * qcow2_used_refcount_slice() - likewise, of a cluster that something refers to
+ * @img: the image
+ * @cluster: index of the host cluster
+ * @need: a slice, after -EAGAIN; never that a table must grow
+ * @slice: the slice, with a reference
+ *
+ * Context: meta_lock held.
+ * Return: 0, -EAGAIN, or -EUCLEAN.
+ */
+int qcow2_used_refcount_slice(struct qcow2_image *img, u64 cluster,
+			      struct qcow2_need *need,
+			      struct qcow2_slice **slice)
+{
+	int ret = qcow2_refcount_slice(img, cluster, need, slice);
+
+	if (ret != -EAGAIN || need->kind == QCOW2_NEED_SLICE)
+		return ret;
+	return qcow2_image_fail(img, -EUCLEAN,
+				"no refcount block counts the cluster at offset 0x%llx, though it is in use",
+				cluster << img->geo.cluster_bits);
+}
+
+/**
+ * qcow2_refcount_is_zero() - a cluster is in use, and counts as free
+ * @img: the image
+ * @cluster: index of the host cluster
+ *
+ * Return: -EUCLEAN after the image was marked corrupt.
+ */
+int qcow2_refcount_is_zero(struct qcow2_image *img, u64 cluster)
+{
+	return qcow2_image_fail(img, -EUCLEAN,
+				"the refcount of the cluster at offset 0x%llx is 0, though it is in use",
+				cluster << img->geo.cluster_bits);
+}
+
+/**
  * qcow2_refcount_dec() - lower a cluster's refcount
  * @img: the image
  * @cluster: index of the host cluster
@@ -221,9 +258,7 @@ int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 
 	lockdep_assert_held(&img->meta_lock);
 	if (!value)
-		return qcow2_image_fail(img, -EUCLEAN,
-					"the refcount of the cluster at offset 0x%llx is 0, though it was in use",
-					cluster << geo->cluster_bits);
+		return qcow2_refcount_is_zero(img, cluster);
 	qcow2_set_refcount(slice->data, geo->refcount_order, index, value - 1);
 	qcow2_slice_mark_dirty(img, slice);
 	if (value == 1) {

@@ -163,7 +163,8 @@ EXPORT_SYMBOL_IF_KUNIT(handle_dependencies);
  * @word: L2 entry
  *
  * QEMU: cluster_needs_new_alloc().  A ZERO_ALLOC cluster is written where it
- * is too, though what is not written of it must be zeroed.
+ * is too, though what is not written of it must be zeroed.  The clusters of an
+ * external data file are nobody else's, whatever the entry says.
  *
  * Return: true unless it has a host cluster of its own.
  */
@@ -173,7 +174,7 @@ VISIBLE_IF_KUNIT bool cluster_needs_new_alloc(const struct qcow2_geometry *geo,
 	switch (qcow2_get_cluster_type(geo, word)) {
 	case QCOW2_CLUSTER_NORMAL:
 	case QCOW2_CLUSTER_ZERO_ALLOC:
-		return !(word & QCOW2_OFLAG_COPIED);
+		return !(word & QCOW2_OFLAG_COPIED) && !geo->has_data_file;
 	case QCOW2_CLUSTER_UNALLOCATED:
 	case QCOW2_CLUSTER_ZERO_PLAIN:
 	case QCOW2_CLUSTER_COMPRESSED:
@@ -460,11 +461,36 @@ VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 				   (u64)nb << geo->cluster_bits))
 		return -EUCLEAN;
 	*bytes = min(*bytes, run_bytes(geo, nb, guest_offset));
+	qcow2_clusters_in_use(pass->img, cluster, nb);
 	calculate_l2_meta(pass, slice, cluster, guest_offset, *bytes, true);
 	accept_run(pass, host);
 	return 1;
 }
 EXPORT_SYMBOL_IF_KUNIT(handle_copied);
+
+/*
+ * A run of clusters whose entries will lose what they refer to: shortens it to
+ * those of which that can be told without I/O.
+ */
+static int check_old_counted(struct qcow2_pass *pass,
+			     const struct qcow2_slice *slice, u32 index,
+			     u32 *nb_clusters)
+{
+	const struct qcow2_geometry *geo = &pass->img->geo;
+	u32 i;
+
+	for (i = 0; i < *nb_clusters; i++) {
+		u64 word = qcow2_get_l2_entry(geo, slice, index + i).word;
+		int ret = qcow2_check_entry_counted(pass->img, word,
+						    &pass->need);
+
+		if (ret == -EAGAIN && i)
+			*nb_clusters = i;
+		else if (ret)
+			return ret;
+	}
+	return 0;
+}
 
 /**
  * handle_alloc() - take new clusters
@@ -490,8 +516,10 @@ VISIBLE_IF_KUNIT int handle_alloc(struct qcow2_pass *pass,
 							       guest_offset,
 							       *bytes), true);
 	struct qcow2_run run;
-	int ret = 0;
+	int ret = check_old_counted(pass, slice, index, &nb);
 
+	if (ret)
+		return ret;
 	if (geo->has_data_file)
 		qcow2_alloc_in_data_file(pass->img, guest_offset, nb, &run);
 	else

@@ -9,6 +9,7 @@
 
 #define Z_OK		0
 #define Z_STREAM_END	1
+#define Z_BUF_ERROR	(-5)
 #define Z_FINISH	4
 #define MAX_WBITS	15
 
