@@ -3,6 +3,7 @@
  * The requests of /dev/qcow-control as functions.
  */
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "control.h"
@@ -85,28 +86,55 @@ int control_detach(int ctl, int index, struct control_reason *reason)
 	return request(ctl, QCOW2_CTL_DETACH, &arg);
 }
 
+/**
+ * struct texts - what to ask for beside numbers
+ * @path: the path of the image
+ * @snapshot: the snapshot that is shown
+ */
+struct texts {
+	bool path;
+	bool snapshot;
+};
+
 static int query(int ctl, int index, struct control_device *device,
-		 struct qcow2_ctl_query *arg, uint32_t path_size)
+		 struct qcow2_ctl_query *arg, const struct texts *texts)
 {
 	*arg = (struct qcow2_ctl_query) {
 		.size = sizeof(*arg),
 		.index = index,
-		.path = path_size ? user_pointer(device->image) : 0,
-		.path_size = path_size,
 	};
+	if (texts->path) {
+		arg->path = user_pointer(device->image);
+		arg->path_size = sizeof(device->image);
+	}
+	if (texts->snapshot) {
+		arg->snapshot_id = user_pointer(device->snapshot_id);
+		arg->snapshot_name = user_pointer(device->snapshot_name);
+		arg->snapshot_size = sizeof(device->snapshot_id);
+	}
 	device->image[0] = '\0';
+	device->snapshot_id[0] = '\0';
+	device->snapshot_name[0] = '\0';
 	return request(ctl, QCOW2_CTL_QUERY, arg);
 }
 
 int control_query(int ctl, int index, struct control_device *device)
 {
+	struct texts texts = { .path = true, .snapshot = true };
 	struct qcow2_ctl_query arg;
 	int err;
 
-	err = query(ctl, index, device, &arg, sizeof(device->image));
+	err = query(ctl, index, device, &arg, &texts);
+	/* A driver that is older than this question. */
+	if (err == -E2BIG) {
+		texts.snapshot = false;
+		err = query(ctl, index, device, &arg, &texts);
+	}
 	/* A device with a path beyond all bounds is a device all the same. */
-	if (err == -ENAMETOOLONG)
-		err = query(ctl, index, device, &arg, 0);
+	if (err == -ENAMETOOLONG) {
+		texts.path = false;
+		err = query(ctl, index, device, &arg, &texts);
+	}
 	if (err)
 		return err;
 	/* Going back would list the same devices for ever. */

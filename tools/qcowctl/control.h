@@ -37,6 +37,9 @@ struct control_options {
  * @cluster_size: in bytes
  * @virtual_size: in bytes
  * @image: path of the image file, empty if the kernel could not tell
+ * @snapshot_id: ID of the internal snapshot that it shows, empty if it shows
+ *	none, or if the driver is too old to tell
+ * @snapshot_name: likewise its name
  */
 struct control_device {
 	int index;
@@ -46,6 +49,8 @@ struct control_device {
 	uint32_t cluster_size;
 	uint64_t virtual_size;
 	char image[2 * PATH_MAX];
+	char snapshot_id[QCOW2_SNAPSHOT_NAME_MAX];
+	char snapshot_name[QCOW2_SNAPSHOT_NAME_MAX];
 };
 
 /*

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Who has a lock on a file.  The kernel does not tell for locks of open file
- * descriptions, but /proc/PID/fdinfo/FD has them all.
+ * descriptions, but /proc/PID/fdinfo/FD has those of processes.  Those of a device
+ * nobody has but the driver: a device that has the file in its chain has them.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -13,8 +14,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "holder.h"
 #include "image.h"
+#include "member.h"
 
 /* A command's name has at most 15 bytes. */
 #define COMMAND_MAX	32
@@ -127,23 +130,46 @@ static bool is_self(const char *pid)
 	return atol(pid) == getpid();
 }
 
-const char *holder_find(int fd, off_t byte, char text[HOLDER_MAX])
+static bool find_process(const struct stat *file, off_t byte,
+			 char text[HOLDER_MAX])
 {
+	DIR *proc = opendir("/proc");
 	struct dirent *entry;
-	struct stat file;
 	bool found = false;
-	DIR *proc;
 
-	strcpy(text, "another QEMU process or qcow2 device");
-	if (fstat(fd, &file))
-		return text;
-	proc = opendir("/proc");
 	if (!proc)
-		return text;
+		return false;
 	while (!found && (entry = readdir(proc)))
 		found = is_number(entry->d_name) && !is_self(entry->d_name) &&
-			try_process(dirfd(proc), entry->d_name, &file, byte,
+			try_process(dirfd(proc), entry->d_name, file, byte,
 				    text);
 	closedir(proc);
+	return found;
+}
+
+/*
+ * Say which device it is.  That it has the byte locked need not be looked up:
+ * whatever the conflict is about, who uses a file in its chain has a part in it.
+ */
+static bool find_device(const struct stat *file, char text[HOLDER_MAX])
+{
+	char path[DEVICE_PATH_MAX];
+	enum member_role role;
+	int index = member_find(file, &role);
+
+	if (index < 0)
+		return false;
+	snprintf(text, HOLDER_MAX, "%s, as a %s", device_path(index, path),
+		 role == MEMBER_DATA ? "data file" : "backing file");
+	return true;
+}
+
+const char *holder_find(int fd, off_t byte, char text[HOLDER_MAX])
+{
+	struct stat file;
+
+	if (fstat(fd, &file) || (!find_device(&file, text) &&
+				 !find_process(&file, byte, text)))
+		strcpy(text, "another QEMU process or qcow2 device");
 	return text;
 }

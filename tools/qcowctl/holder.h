@@ -8,7 +8,8 @@
 
 /*
  * Say in @text, which is returned, who has a lock on @byte of the file that is
- * open as @fd: a process, if one can be found.
+ * open as @fd: a device that has it in its chain, or else a process, if one can
+ * be found.  The caller has looked for devices of the file itself.
  */
 const char *holder_find(int fd, off_t byte, char text[HOLDER_MAX]);
 

@@ -84,10 +84,13 @@ static char *cell_no_unref(const struct control_device *device)
 	return cell_state_bit(device, QCOW2_STATE_DISCARD_NO_UNREF);
 }
 
+/* The words of the attribute "state" in sysfs. */
 static char *cell_state(const struct control_device *device)
 {
-	return strdup(device->state & QCOW2_STATE_NEEDS_CHECK ? "needs-check"
-							      : "ok");
+	if (device->state & QCOW2_STATE_NEEDS_CHECK)
+		return strdup("needs-check");
+	return strdup(device->state & QCOW2_STATE_READ_ONLY ? "read-only"
+							    : "ok");
 }
 
 static char *cell_version(const struct control_device *device)
@@ -100,9 +103,24 @@ static char *cell_openers(const struct control_device *device)
 	return cell_number(device->openers);
 }
 
+static char *cell_text(const char *text)
+{
+	return *text ? strdup(text) : NULL;
+}
+
+static char *cell_snapshot_id(const struct control_device *device)
+{
+	return cell_text(device->snapshot_id);
+}
+
+static char *cell_snapshot(const struct control_device *device)
+{
+	return cell_text(device->snapshot_name);
+}
+
 static char *cell_image(const struct control_device *device)
 {
-	return device->image[0] ? strdup(device->image) : NULL;
+	return cell_text(device->image);
 }
 
 static uint64_t size_of_device(const struct control_device *device)
@@ -153,13 +171,17 @@ static const struct column columns[] = {
 	  .json_type = SCOLS_JSON_BOOLEAN,
 	  .help = "discard-no-unref: discarded clusters keep their place" },
 	{ .name = "STATE", .cell = cell_state,
-	  .help = "ok, or needs-check: writes are refused until the image was checked" },
+	  .help = "ok, read-only, or needs-check: no writes until the image was checked" },
 	{ .name = "VERSION", .cell = cell_version, .flags = SCOLS_FL_RIGHT,
 	  .json_type = SCOLS_JSON_NUMBER,
 	  .help = "version of the image's format" },
 	{ .name = "USED", .cell = cell_openers, .flags = SCOLS_FL_RIGHT,
 	  .json_type = SCOLS_JSON_NUMBER,
 	  .help = "how often the device is open" },
+	{ .name = "SNAPID", .cell = cell_snapshot_id,
+	  .help = "internal snapshot that it shows, its ID" },
+	{ .name = "SNAPSHOT", .cell = cell_snapshot,
+	  .help = "name of that snapshot" },
 	{ .name = "IMAGE", .cell = cell_image,
 	  .help = "path of the image file" },
 };

@@ -28,6 +28,11 @@ int node_stat(const char *path, struct stat *st)
 	return stat(path, st);
 }
 
+int node_open_sysfs(const char *path)
+{
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 int node_lock(int fd, int command, struct flock *lock)
 {
 	return fcntl(fd, command, lock);

@@ -7,14 +7,18 @@
 #include <sys/stat.h>
 
 /*
- * All that touches the driver, /dev and /sys, and locks of files.  node.c is the real thing; the
- * tests link tests/fake-node.c in its place, which plays the kernel.
+ * All that touches the driver, /dev and /sys, and locks of files.  node.c is the
+ * real thing; the tests link tests/fake-node.c in its place, which plays the
+ * kernel.
  *
  * The functions return -1 and set errno on failure, as the system calls do.
  */
 int node_open_control(void);
 int node_ioctl(int fd, unsigned long request, void *arg);
 int node_stat(const char *path, struct stat *st);
+
+/* Open a file in /sys for reading. */
+int node_open_sysfs(const char *path);
 
 /* fcntl() with a command for locks. */
 int node_lock(int fd, int command, struct flock *lock);

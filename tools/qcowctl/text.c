@@ -160,3 +160,25 @@ char *text_size(uint64_t bytes)
 		len = asprintf(&text, "%ju%c", (uintmax_t)bytes, units[unit]);
 	return len < 0 ? NULL : text;
 }
+
+static bool is_octal(char c)
+{
+	return c >= '0' && c <= '7';
+}
+
+void text_unescape(char *text)
+{
+	char *to = text;
+
+	while (*text) {
+		if (text[0] == '\\' && text[1] >= '0' && text[1] <= '3' &&
+		    is_octal(text[2]) && is_octal(text[3])) {
+			*to++ = (text[1] - '0') << 6 | (text[2] - '0') << 3 |
+				(text[3] - '0');
+			text += 4;
+		} else {
+			*to++ = *text++;
+		}
+	}
+	*to = '\0';
+}

@@ -19,6 +19,12 @@ char *text_printable(const char *text);
 char *text_utf8(const char *text);
 
 /*
+ * Undo in place what the kernel does to paths in text files: \\NNN, three octal
+ * digits, is a byte.
+ */
+void text_unescape(char *text);
+
+/*
  * A size for people, in powers of 1024 with at most one decimal: 512B, 64K,
  * 1.5G.  The string is new.
  */

@@ -273,8 +273,18 @@ def chain():
         create(here(name), SIZE, backing_file="mid", backing_fmt="qcow2")
 
 
+def base_is_named(device):
+    """Who wants to write to what is in a chain is told whose."""
+    words = [f"is in use by {device.path}, as a backing file (it does not share 'write')"]
+    attach_refused([f"{here('mid')}: {words[0]}"], here("mid"))
+    data = here("with-base-as-data")
+    shutil.copy(here("external"), data)
+    attach_refused([f"{data}: its data file '{here('base.raw')}': {words[0]}"], data)
+
+
 def shared_bases():
     """Backing files are only read: by many, among them QEMU, but never written."""
+    create(here("external"), SIZE, data_file=here("base.raw"))
     chain()
     with Device(here("one")), Device(here("two")) as two, Device(here("mid"), "-r"):
         qemu_refuses(WRITE, *write_with_qemu(here("mid")))
@@ -289,9 +299,12 @@ def shared_bases():
                               b"\x04" * 64 * KIB + b"\x03" * 64 * KIB, "contents")
         attach_refused(["is attached already"], here("mid"))
         qemu_refuses(WRITE, "qemu-img", "commit", here("three"))
-    with Device(here("one")):
-        attach_refused([f"{here('mid')}: is in use by another QEMU process or qcow2 device",
-                        "it does not share 'write'"], here("mid"))
+    with Device(here("one")) as one:
+        with Device(here("two")):
+            base_is_named(one)
+        base_is_named(one)
+    with Device(here("three")) as three:
+        base_is_named(three)
     with Device(here("mid")):
         attach_refused([f"{here('one')}: its backing file 'mid': is attached already"],
                        here("one"))
@@ -336,6 +349,8 @@ def deep(depth):
         for number in (0, 1, depth // 2):
             form = "raw" if number == 0 else "qcow2"
             qemu_refuses(WRITE, *write_with_qemu(here(name(number)), form, "0"))
+        attach_refused([f"{here(name(1))}: is in use by {device.path}, as a backing file "],
+                       here(name(1)))
         disk.write(4096, b"\x08" * 4096)
     check(top)
     expect_same_bytes(content(to_raw(top, work("raw"))),
@@ -355,8 +370,9 @@ def data_file():
         qemu_reads(image, 6)
     check(image)
     shutil.copy(image, here("copy"))
-    with Device(image):
-        attach_refused([f"{here('copy')}: its data file '{data}': is in use"], here("copy"))
+    with Device(image) as device:
+        attach_refused([f"{here('copy')}: its data file '{data}': is in use by {device.path}, "
+                        "as a data file (it holds the lock for 'write')"], here("copy"))
 
 
 # ---------------------------------------------------------------------------

@@ -51,8 +51,8 @@ def listing():
             (("--pass-discard=off",), (False, False, False, False, "ok")),
             (("--discard-no-unref",), (False, False, True, True, "ok")),
             (("--pass-discard=off", "--discard-no-unref=on"), (False, False, False, True, "ok")),
-            (("-r", "--pass-discard=off"), (True, False, False, False, "ok")),
-            (("-r", "--discard-no-unref"), (True, False, True, True, "ok")),
+            (("-r", "--pass-discard=off"), (True, False, False, False, "read-only")),
+            (("-r", "--discard-no-unref"), (True, False, True, True, "read-only")),
             (("--cache-size=256K",), default),
             (("--cache-size=64G",), default)):
         with case(f"list, attached with {' '.join(options) or 'no option'}"):

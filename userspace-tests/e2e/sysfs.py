@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
 """/sys/block/qcowN/qcow2: what the attributes say, who may write them, and what
-they, the block device and file systems say after a metadata error."""
+they, the block device and file systems say after a metadata error. And what
+qcowctl list says of the same."""
 
 import errno
 import re
@@ -17,6 +18,7 @@ COPIED = 1 << 63
 CACHE_MIN, CACHE_MAX = 256 * KIB, 64 * GIB
 PAGE = mmap.PAGESIZE
 WRITABLE = {"cache_size"}
+TEXTS = {"state", "chain"}
 DESCRIBED = os.path.join(TOP, "Documentation/ABI/testing/sysfs-block-qcow2")
 NETLINK_KOBJECT_UEVENT = 15
 
@@ -66,8 +68,10 @@ def attributes():
         for name in names:
             mode = stat.S_IMODE(os.stat(os.path.join(directory(device), name)).st_mode)
             expect_equal(mode, 0o644 if name in WRITABLE else 0o444, f"mode of {name}")
-            show(device, name)
+            if name != "chain":
+                show(device, name)
         expect_equal(show(device, "state"), "ok", "state")
+        expect_equal(device.state(), "ok", "state that qcowctl tells")
         expect_equal(number(device, "version"), 3, "version")
         expect_equal(number(device, "cluster_size"), 32 * KIB, "cluster_size")
     check(image)
@@ -77,6 +81,7 @@ def read_only(version):
     image = create(work("image"), MIB, compat=version)
     with Device(image, "-r") as device:
         expect_equal(show(device, "state"), "read-only", "state")
+        expect_equal(device.state(), "read-only", "state that qcowctl tells")
         expect_equal(number(device, "version"), 2 if version == "0.10" else 3, "version")
 
 
@@ -124,7 +129,7 @@ def wait_for(what, condition):
 def counters():
     image = create(work("image"), 64 * MIB)
     with Device(image) as device, device.open() as disk:
-        before = {name: number(device, name) for name in described() - {"state"}}
+        before = {name: number(device, name) for name in described() - TEXTS}
         for place in range(8):
             disk.write(place * 4 * CLUSTER, noise(CLUSTER, place))
         # The data and the L2 table.
@@ -142,6 +147,146 @@ def counters():
         wait_for("8 clusters freed", lambda: number(device, "clusters_freed") -
                  before["clusters_freed"] == 8)
     check(image)
+
+
+# ---------------------------------------------------------------------------
+# The chain.
+
+
+def chain_path(device):
+    return os.path.join(directory(device), "chain")
+
+
+def chain(device):
+    """Its lines as (role, format, path), with the path as bytes."""
+    text = content(chain_path(device))
+    expect(text.endswith(b"\n"), f"chain ends with {text[-20:]!r}")
+    found = []
+    for line in text[:-1].split(b"\n"):
+        expect(re.fullmatch(rb"[a-z]+ [a-z0-9]+ [^ \x00-\x1f\x7f]+", line), f"a line {line!r}")
+        role, form, path = line.split(b" ")
+        path = re.sub(rb"\\([0-3][0-7]{2})", lambda match: bytes([int(match[1], 8)]), path)
+        found.append((role.decode(), form.decode(), path))
+    return found
+
+
+def expect_chain(device, *wanted):
+    expect_equal(chain(device), [(role, form, os.fsencode(path)) for role, form, path in wanted],
+                 "chain")
+
+
+def every_kind():
+    """Raw and qcow2, with data files, from the image down; read-only it is the same."""
+    with open(work("base"), "wb") as file:
+        file.truncate(MIB)
+    create(work("low"), MIB, backing_file="base", backing_fmt="raw")
+    create(work("mid"), MIB, backing_file="low", backing_fmt="qcow2", data_file=work("data1"))
+    create(work("image"), MIB, backing_file="mid", backing_fmt="qcow2", data_file=work("data2"))
+    files = (("image", "qcow2", work("image")), ("data", "raw", work("data2")),
+             ("backing", "qcow2", work("mid")), ("data", "raw", work("data1")),
+             ("backing", "qcow2", work("low")), ("backing", "raw", work("base")))
+    for options in ((), ("-r",)):
+        with Device(work("image"), *options) as device:
+            expect_chain(device, *files)
+    with Device(work("mid"), "-r") as mid, Device(work("image")) as device:
+        expect_chain(device, *files)
+        expect_chain(mid, ("image", "qcow2", work("mid")), *files[3:])
+    with Device(work("low")) as device:
+        expect_chain(device, ("image", "qcow2", work("low")), ("backing", "raw", work("base")))
+
+
+def image_alone():
+    image = create(work("image"), MIB)
+    run("qemu-img", "snapshot", "-c", "before", image)
+    with Device(image) as device:
+        expect_chain(device, ("image", "qcow2", image))
+        with Device(image, "--snapshot", "before") as snapshot:
+            expect_chain(snapshot, ("image", "qcow2", image))
+
+
+def strange_names():
+    """Any byte but zero and slash, in a name as long as can be."""
+    usual = bytes(byte for byte in range(1, 256) if byte not in b"/")
+    names = [b"a b", b"\\040", b"\\\n\\", "\u00e9\u20ac".encode(), usual, b"\n" * 255, b"-"]
+    for name in names:
+        path = os.path.join(os.fsencode(WORK), name)
+        create(work("image"), MIB)
+        os.rename(work("image"), path)
+        with Device(os.fsdecode(path)) as device:
+            expect_chain(device, ("image", "qcow2", path))
+            expect_equal(content(chain_path(device)).count(b"\n"), 1, "lines")
+        os.unlink(path)
+
+
+def other_names():
+    """A file that is renamed has its new name, one that is deleted its last."""
+    image = create(work("image"), MIB)
+    with Device(image) as device:
+        os.rename(image, work("other"))
+        expect_chain(device, ("image", "qcow2", work("other")))
+        os.unlink(work("other"))
+        expect_chain(device, ("image", "qcow2", work("other (deleted)")))
+        # For Device, which may damage what it was detached from.
+        create(image, MIB)
+
+
+def long_path():
+    """Longer than the system can tell: the device and the rest of the chain work."""
+    create(work("base"), MIB)
+    os.chdir(WORK)
+    for _ in range(20):
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    create(work("image"), MIB, backing_file=work("base"), backing_fmt="qcow2")
+    os.rename(work("image"), "image")
+    try:
+        output = run("qcowctl", "attach", "image", cwd=os.curdir).stdout
+        device = type("", (), {"name": os.path.basename(output.strip())})
+        expect_chain(device, ("image", "qcow2", "-"), ("backing", "qcow2", work("base")))
+        entry, = attached()
+        expect_equal(entry["image"], None, "image that qcowctl tells")
+        run("qcowctl", "detach", device.name)
+    finally:
+        os.chdir("/")
+
+
+def read_in_pieces(path, size):
+    pieces = []
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(size):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def many_files(count):
+    """Far more than a page, read in pieces of any size and from any place."""
+    where = work("d" * 200)
+    os.mkdir(where)
+
+    def name(number):
+        return os.path.join(where, f"{number:04}")
+
+    create(name(0), MIB, cluster_size=512)
+    create(name(1), MIB, cluster_size=512, backing_file=name(0), backing_fmt="qcow2")
+    layer, place = content(name(1)), field(name(1), 8, "Q")
+    for number in range(2, count):
+        with open(name(number), "wb") as file:
+            file.write(layer)
+            file.seek(place)
+            file.write(os.fsencode(name(number - 1)))
+    with Device(name(count - 1)) as device:
+        wanted = [("backing", "qcow2", name(number)) for number in range(count - 2, -1, -1)]
+        expect_chain(device, ("image", "qcow2", name(count - 1)), *wanted)
+        path = chain_path(device)
+        text = content(path)
+        expect(len(text) > 16 * PAGE, f"only {len(text)} bytes")
+        for size in (977, PAGE - 1, PAGE, PAGE + 1, MIB):
+            expect_same_bytes(read_in_pieces(path, size), text, f"read by {size} bytes")
+        with open(path, "rb", buffering=0) as file:
+            for start in (0, 1, PAGE - 1, PAGE, 5 * PAGE + 17, len(text) - 1, len(text),
+                          len(text) + 1, 1 << 40):
+                expect_equal(os.pread(file.fileno(), 100, start), text[start:start + 100],
+                             f"100 bytes at {start}")
 
 
 # ---------------------------------------------------------------------------
@@ -357,6 +502,18 @@ with case("others may not write cache_size"):
     others_may_not_write()
 with case("counters"):
     counters()
+with case("chain of an image alone, and of its snapshot"):
+    image_alone()
+with case("chain with every kind of file"):
+    every_kind()
+with case("chain of files with strange names"):
+    strange_names()
+with case("chain of files that are renamed and deleted"):
+    other_names()
+with case("chain with a path that is too long"):
+    long_path()
+with case("chain of 400 files"):
+    many_files(400)
 with case("attributes in use when the device goes"):
     in_use_when_detached()
 with case("a write to what is damaged"):

@@ -413,6 +413,24 @@ void qcow2_chain_exit(struct qcow2_image *img)
 }
 
 /**
+ * qcow2_chain_layer() - what lies at a depth of a chain
+ * @img: the image
+ * @depth: 0 for what the image shows, 1 for its backing file, and so on
+ *
+ * Context: any.
+ * Return: the image or layer; NULL behind the last.
+ */
+struct qcow2_image *qcow2_chain_layer(struct qcow2_image *img, u32 depth)
+{
+	const struct qcow2_chain *chain = &img->chain;
+
+	/* A view has what it shows among its layers. */
+	if (!qcow2_image_is_view(img) && !depth--)
+		return img;
+	return depth < chain->nr ? chain->layers[depth] : NULL;
+}
+
+/**
  * qcow2_shows_backing() - can something beneath show through?
  * @img: the image
  * @guest_offset: in bytes

@@ -16,9 +16,14 @@
 #include <linux/bvec.h>
 #include <linux/err.h>
 #include <linux/errno.h>
+#include <linux/limits.h>
 #include <linux/module.h>
+#include <linux/printk.h>
+#include <linux/ratelimit.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/sysfs.h>
+#include <linux/workqueue.h>
 
 #include "blk.h"
 #include "image.h"
@@ -26,6 +31,9 @@
 #define QUEUE_DEPTH		128
 #define MAX_REQUEST_BYTES	SZ_1M
 #define MAX_DISCARD_BYTES	SZ_1G
+
+/* No more than one line in this time says that there is no space. */
+#define NO_SPACE_INTERVAL	(5 * HZ)
 
 /**
  * struct qcow2_request - pdu of a request
@@ -38,6 +46,46 @@ struct qcow2_request {
 };
 
 /*
+ * What the administrator must know of a request that failed.  A file system on
+ * the device sees an I/O error, from which nobody can guess that there is a file
+ * system beneath that is full, nor which.
+ */
+
+/* The path takes locks that not every context may take. */
+static void log_no_space(struct work_struct *work)
+{
+	struct qcow2_disk *disk = container_of(work, struct qcow2_disk,
+					       no_space_work);
+	const struct qcow2_image *img = disk->img;
+	char *path = kmalloc(PATH_MAX, GFP_NOIO | __GFP_NOWARN);
+
+	if (!path || qcow2_file_path(img->file, path, PATH_MAX))
+		pr_err("qcow2: %s: a write failed: no space left in the image's file system\n",
+		       disk->gendisk->disk_name);
+	else
+		pr_err("qcow2: %s: a write failed: no space left where the image %*pE%s lies\n",
+		       disk->gendisk->disk_name, (int)strlen(path), path,
+		       img->data_file ? " or its data file" : "");
+	kfree(path);
+}
+
+/* That metadata finds no space is said where it is written. */
+static void look_at_error(struct qcow2_disk *disk, const struct qcow2_io *io)
+{
+	if (io->error == -ENOSPC && io->op != QCOW2_OP_FLUSH &&
+	    __ratelimit(&disk->no_space_limit))
+		schedule_work(&disk->no_space_work);
+}
+
+static void init_no_space(struct qcow2_disk *disk)
+{
+	ratelimit_state_init(&disk->no_space_limit, NO_SPACE_INTERVAL, 1);
+	/* How many lines there were not does not matter. */
+	ratelimit_set_flags(&disk->no_space_limit, RATELIMIT_MSG_ON_RELEASE);
+	INIT_WORK(&disk->no_space_work, log_no_space);
+}
+
+/*
  * Requests.
  */
 
@@ -46,6 +94,7 @@ static void request_done(struct qcow2_io *io)
 	struct qcow2_request *req = container_of(io, struct qcow2_request, io);
 	struct request *rq = blk_mq_rq_from_pdu(req);
 
+	look_at_error(rq->q->queuedata, io);
 	kfree(req->bvecs);
 	blk_mq_end_request(rq, errno_to_blk_status(io->error));
 }
@@ -322,6 +371,7 @@ struct qcow2_disk *qcow2_disk_add(struct qcow2_image *img, int index,
 		goto err;
 	disk->img = img;
 	spin_lock_init(&disk->lock);
+	init_no_space(disk);
 	ret = alloc_tags(disk);
 	if (ret)
 		goto err_disk;
@@ -356,6 +406,7 @@ void qcow2_disk_del(struct qcow2_disk *disk)
 {
 	qcow2_image_watch(disk->img, NULL, NULL);
 	del_gendisk(disk->gendisk);
+	flush_work(&disk->no_space_work);
 	put_disk(disk->gendisk);
 	blk_mq_free_tag_set(&disk->tags);
 	kfree(disk);

@@ -6,7 +6,9 @@
 #define _QCOW2_BLK_H
 
 #include <linux/blk-mq.h>
+#include <linux/ratelimit.h>
 #include <linux/types.h>
+#include <linux/workqueue.h>
 
 struct qcow2_image;
 struct qcow2_reason;
@@ -19,6 +21,8 @@ struct qcow2_reason;
  * @lock: protects @openers and @closing
  * @openers: how often it is open
  * @closing: it is going away and cannot be opened any more
+ * @no_space_limit: how often the log has it that there is no space
+ * @no_space_work: writes that to the log
  */
 struct qcow2_disk {
 	struct gendisk *gendisk;
@@ -27,6 +31,8 @@ struct qcow2_disk {
 	spinlock_t lock;
 	unsigned int openers;
 	bool closing;
+	struct ratelimit_state no_space_limit;
+	struct work_struct no_space_work;
 };
 
 /* Of the attributes, below the disk's directory. */

@@ -685,6 +685,8 @@ static u32 query_state(const struct qcow2_device *dev)
 		state |= QCOW2_STATE_DISCARD_NO_UNREF;
 	if (qcow2_image_needs_check(dev->img))
 		state |= QCOW2_STATE_NEEDS_CHECK;
+	if (dev->snapshot)
+		state |= QCOW2_STATE_SNAPSHOT;
 	return state;
 }
 
@@ -711,44 +713,80 @@ static struct qcow2_device *next_live(int start)
 	return NULL;
 }
 
-static int query_locked(struct qcow2_ctl_query *arg, char *path)
+/**
+ * struct query_texts - what is told of a device in words
+ * @path: of its image's file
+ * @snapshot_id: of the snapshot that it shows, empty if it shows none
+ * @snapshot_name: likewise
+ */
+struct query_texts {
+	char path[PATH_MAX];
+	char snapshot_id[QCOW2_SNAPSHOT_NAME_MAX];
+	char snapshot_name[QCOW2_SNAPSHOT_NAME_MAX];
+};
+
+static void tell_snapshot(struct qcow2_device *dev, struct query_texts *texts)
+{
+	const struct qcow2_image *shown = qcow2_image_shown(dev->img);
+
+	strscpy(texts->snapshot_id, shown->snapshot_id ?: "",
+		sizeof(texts->snapshot_id));
+	strscpy(texts->snapshot_name, shown->snapshot_name ?: "",
+		sizeof(texts->snapshot_name));
+}
+
+static int query_locked(struct qcow2_ctl_query *arg, struct query_texts *texts)
 {
 	struct qcow2_device *dev = next_live(arg->index);
 
 	if (!dev)
 		return -ENODEV;
 	describe(dev, arg);
-	return path ? qcow2_file_path(dev->img->file, path, PATH_MAX) : 0;
+	tell_snapshot(dev, texts);
+	if (!arg->path)
+		return 0;
+	return qcow2_file_path(dev->img->file, texts->path,
+			       sizeof(texts->path));
 }
 
-static int give_path(const struct qcow2_ctl_query *arg, const char *path)
+static int give_text(u64 to, u32 room, const char *text)
 {
-	size_t bytes = strlen(path) + 1;
+	size_t bytes = strlen(text) + 1;
 
-	if (bytes > arg->path_size)
+	if (!to)
+		return 0;
+	if (bytes > room)
 		return -ENAMETOOLONG;
-	return copy_to_user(u64_to_user_ptr(arg->path), path, bytes) ?
-		-EFAULT : 0;
+	return copy_to_user(u64_to_user_ptr(to), text, bytes) ? -EFAULT : 0;
+}
+
+/* With no lock held: the caller's memory may be anything. */
+static int give_texts(const struct qcow2_ctl_query *arg,
+		      const struct query_texts *texts)
+{
+	int ret = give_text(arg->path, arg->path_size, texts->path);
+
+	ret = ret ?: give_text(arg->snapshot_id, arg->snapshot_size,
+			       texts->snapshot_id);
+	return ret ?: give_text(arg->snapshot_name, arg->snapshot_size,
+				texts->snapshot_name);
 }
 
 static int ctl_query(struct qcow2_ctl_query *arg)
 {
-	char *path = NULL;
+	struct query_texts *texts;
 	int ret;
 
-	if (arg->flags || arg->index < 0)
+	if (arg->flags || arg->reserved || arg->index < 0)
 		return -EINVAL;
-	if (arg->path) {
-		path = kmalloc(PATH_MAX, GFP_KERNEL);
-		if (!path)
-			return -ENOMEM;
-	}
+	texts = kzalloc_obj(*texts);
+	if (!texts)
+		return -ENOMEM;
 	mutex_lock(&devices_lock);
-	ret = query_locked(arg, path);
+	ret = query_locked(arg, texts);
 	mutex_unlock(&devices_lock);
-	if (!ret && path)
-		ret = give_path(arg, path);
-	kfree(path);
+	ret = ret ?: give_texts(arg, texts);
+	kfree(texts);
 	return ret;
 }
 

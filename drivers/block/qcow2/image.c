@@ -758,6 +758,8 @@ static void free_image(struct qcow2_image *img)
 	mutex_destroy(&img->grow_lock);
 	mutex_destroy(&img->watch_lock);
 	xa_destroy(&img->freed);
+	kfree(img->snapshot_id);
+	kfree(img->snapshot_name);
 	kfree(img);
 }
 

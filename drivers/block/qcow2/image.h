@@ -508,6 +508,9 @@ struct qcow2_l1 {
  * @l2_tables: offsets of the active L2 tables, under meta_lock
  * @refblocks: offsets of the refcount blocks, under meta_lock
  * @snapshots: where internal snapshots lie
+ * @snapshot_id: of a layer that is opened as an internal snapshot: its ID, no
+ *	more of it than %QCOW2_SNAPSHOT_NAME_MAX bytes; else NULL
+ * @snapshot_name: likewise its name
  * @free_hint: no cluster below this index is free but for those in @freed;
  *	under meta_lock
  * @freed: by number of the refcount slice: index in it from which on clusters
@@ -593,6 +596,8 @@ struct qcow2_image {
 	struct qcow2_offsets l2_tables;
 	struct qcow2_offsets refblocks;
 	struct qcow2_snapshots snapshots;
+	char *snapshot_id;
+	char *snapshot_name;
 	u64 free_hint;
 	u64 clusters_allocated;
 	u64 clusters_freed;
@@ -740,6 +745,7 @@ int qcow2_chain_init(struct qcow2_image *img,
 void qcow2_chain_exit(struct qcow2_image *img);
 int qcow2_check_blocks(const struct qcow2_image *img, u32 block,
 		       struct qcow2_reason *why);
+struct qcow2_image *qcow2_chain_layer(struct qcow2_image *img, u32 depth);
 bool qcow2_shows_backing(const struct qcow2_image *img, u64 guest_offset);
 struct qcow2_extent;
 int qcow2_resolve(struct qcow2_image *img, u64 guest_offset, u64 bytes,

@@ -357,6 +357,39 @@ static int take_snapshot(struct qcow2_geometry *geo, struct table_window *win,
 	return qcow2_check_virtual_size(geo, &wanted, why);
 }
 
+/* A string of an entry as far as it is told. */
+static int copy_string(struct table_window *win, u64 offset, u32 bytes,
+		       char **copy)
+{
+	u32 n = min_t(u32, bytes, QCOW2_SNAPSHOT_NAME_MAX - 1);
+	const void *found = read_at(win, offset, n);
+
+	if (IS_ERR(found))
+		return PTR_ERR(found);
+	*copy = kzalloc(n + 1, GFP_KERNEL);
+	if (!*copy)
+		return -ENOMEM;
+	memcpy(*copy, found, n);
+	return 0;
+}
+
+static int copy_names(struct qcow2_image *img, struct table_window *win,
+		      const struct found_snapshot *found,
+		      struct qcow2_reason *why)
+{
+	const struct qcow2_disk_snapshot *head = &found->head;
+	u64 id = found->offset + sizeof(*head) +
+		 be32_to_cpu(head->extra_data_size);
+	u32 id_bytes = be16_to_cpu(head->id_str_size);
+	int ret;
+
+	ret = copy_string(win, id, id_bytes, &img->snapshot_id);
+	ret = ret ?: copy_string(win, id + id_bytes,
+				 be16_to_cpu(head->name_size),
+				 &img->snapshot_name);
+	return ret ? table_unreadable(why, ret) : 0;
+}
+
 /**
  * qcow2_snapshot_find() - have an image read as one of its snapshots
  * @img: the image, whose header is decoded, and whose tables were not read yet
@@ -365,6 +398,7 @@ static int take_snapshot(struct qcow2_geometry *geo, struct table_window *win,
  *
  * QEMU: qcow2_snapshot_load_tmp(), but here the disk has the size that it had.
  * What a snapshot refers to does not change, even while the image is written.
+ * Its ID and name are kept with the image, which frees them even on failure.
  *
  * Context: sleeps, does I/O.
  * Return: 0, -ENOENT, -EUCLEAN, -EIO or -ENOMEM.
@@ -385,6 +419,7 @@ int qcow2_snapshot_find(struct qcow2_image *img, const char *wanted,
 				   "image has no snapshot '%.64s'; 'qemu-img snapshot -l' lists them",
 				   wanted);
 	ret = ret ?: take_snapshot(&img->geo, &win, &found, why);
+	ret = ret ?: copy_names(img, &win, &found, why);
 	kvfree(win.data);
 	return ret;
 }

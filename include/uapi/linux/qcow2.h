@@ -168,6 +168,10 @@ struct qcow2_ctl_detach {
  * @QCOW2_STATE_DISCARD_NO_UNREF: attached with %QCOW2_ATTACH_DISCARD_NO_UNREF
  * @QCOW2_STATE_NEEDS_CHECK: writing metadata failed or the image was found
  *	damaged; writes are refused until it was detached and checked
+ * @QCOW2_STATE_SNAPSHOT: it shows an internal snapshot of the image
+ *
+ * There may be more in time: who asks takes no notice of those that it does
+ * not know.
  */
 enum qcow2_query_state {
 	QCOW2_STATE_READ_ONLY		= 1 << 0,
@@ -175,6 +179,7 @@ enum qcow2_query_state {
 	QCOW2_STATE_NEEDS_CHECK		= 1 << 2,
 	QCOW2_STATE_NO_PASS_DISCARD	= 1 << 3,
 	QCOW2_STATE_DISCARD_NO_UNREF	= 1 << 4,
+	QCOW2_STATE_SNAPSHOT		= 1 << 5,
 };
 
 /**
@@ -192,10 +197,17 @@ enum qcow2_query_state {
  * @path_size: size of that buffer in bytes; a path that does not fit fails
  *	with ENAMETOOLONG
  * @openers: out: how often the block device is open now
+ * @snapshot_id: user pointer to a buffer for the ID of the internal snapshot
+ *	that the device shows (zero-terminated; empty if it shows none), or 0
+ * @snapshot_name: user pointer to another one, for its name, or 0
+ * @snapshot_size: size of each of these two buffers in bytes; with
+ *	%QCOW2_SNAPSHOT_NAME_MAX what is longer in the image is cut, and with
+ *	less what does not fit fails with ENAMETOOLONG
+ * @reserved: zero
  *
  * To list all devices start with @index 0 and go on with the number found
  * plus one, until the call fails with ENODEV.
- * Errors: EPERM, ENODEV (none at or above @index), ENAMETOOLONG, EINVAL.
+ * Errors: EPERM, ENODEV (none at or above @index), ENAMETOOLONG, EINVAL, ENOMEM.
  */
 struct qcow2_ctl_query {
 	__u32	size;
@@ -208,6 +220,10 @@ struct qcow2_ctl_query {
 	__u64	path;
 	__u32	path_size;
 	__u32	openers;
+	__u64	snapshot_id;
+	__u64	snapshot_name;
+	__u32	snapshot_size;
+	__u32	reserved;
 };
 
 #define QCOW2_IOC_MAGIC		0xbc

@@ -7,6 +7,8 @@
  *   sys/dev/block/M:m    symbolic links, as in sysfs
  *   attached/N           one attached device: a line "STATE SIZE CLUSTER
  *                        VERSION OPENERS", then the image's path
+ *   shown/N              the snapshot that it shows: lines with ID and name
+ *   sys/block/qcowN/qcow2/chain  its files, as in sysfs
  *
  * It is stricter than the kernel: a request that breaks a rule of
  * <linux/qcow2.h> ends the program with SIGABRT.
@@ -20,6 +22,8 @@
  *   FAKE_FILES_LOG          file to append the files that attach got to
  *   FAKE_NO_CACHE_SIZE      the kernel does not know cache_size
  *   FAKE_NO_SNAPSHOT        the kernel does not know snapshot
+ *   FAKE_NO_SNAPSHOT_QUERY  it cannot tell which one a device shows
+ *   FAKE_NO_CHAIN           it does not list a device's files
  *   FAKE_HOLD               attached devices keep their files, as real ones do
  *   FAKE_ERRNO_LOCK         files cannot be locked: this errno
  *   FAKE_LOCK_INTERRUPTED   so many calls for locks are interrupted first
@@ -54,6 +58,8 @@ struct fake_device {
 	unsigned int version;
 	unsigned int openers;
 	char path[3 * PATH_MAX];
+	char snapshot_id[QCOW2_SNAPSHOT_NAME_MAX];
+	char snapshot_name[QCOW2_SNAPSHOT_NAME_MAX];
 };
 
 #define require(condition)						\
@@ -96,12 +102,59 @@ static const char *attached_path(char *buf, size_t size, int index)
 	return below_root(buf, size, name);
 }
 
+static const char *shown_path(char *buf, size_t size, int index)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "/shown/%d", index);
+	return below_root(buf, size, name);
+}
+
+static const char *chain_dir(char *buf, size_t size, int index)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), "/sys/block/qcow%d", index);
+	return below_root(buf, size, name);
+}
+
 static const char *dev_path(char *buf, size_t size, int index)
 {
 	char name[32];
 
 	snprintf(name, sizeof(name), "/dev/qcow%d", index);
 	return below_root(buf, size, name);
+}
+
+static void read_line(FILE *file, char *text, int size)
+{
+	require(fgets(text, size, file));
+	text[strcspn(text, "\n")] = '\0';
+}
+
+static void load_snapshot(int index, struct fake_device *device)
+{
+	char path[PATH_MAX];
+	FILE *file = fopen(shown_path(path, sizeof(path), index), "r");
+
+	device->snapshot_id[0] = '\0';
+	device->snapshot_name[0] = '\0';
+	if (!file)
+		return;
+	read_line(file, device->snapshot_id, sizeof(device->snapshot_id));
+	read_line(file, device->snapshot_name, sizeof(device->snapshot_name));
+	fclose(file);
+}
+
+/* The one with that name, or that ID: the fake has no other ones. */
+static void save_snapshot(int index, const char *name)
+{
+	char path[PATH_MAX];
+	FILE *file = fopen(shown_path(path, sizeof(path), index), "w");
+
+	require(file);
+	fprintf(file, "1\n%s\n", name);
+	require(!fclose(file));
 }
 
 static bool load(int index, struct fake_device *device)
@@ -119,6 +172,7 @@ static bool load(int index, struct fake_device *device)
 	len = fread(device->path, 1, sizeof(device->path) - 1, file);
 	device->path[len] = '\0';
 	fclose(file);
+	load_snapshot(index, device);
 	return true;
 }
 
@@ -298,6 +352,50 @@ static void log_files(const struct qcow2_ctl_attach *arg)
 	fclose(log);
 }
 
+static void print_escaped(FILE *file, const char *text)
+{
+	for (; *text; text++) {
+		if (strchr(" \t\n\\", *text))
+			fprintf(file, "\\%03o", *text);
+		else
+			fputc(*text, file);
+	}
+}
+
+static void save_chain(int index, const struct qcow2_ctl_attach *arg)
+{
+	const struct qcow2_ctl_file *file = (void *)(uintptr_t)arg->files;
+	char dir[PATH_MAX], path[PATH_MAX + 32];
+	FILE *chain;
+
+	chain_dir(dir, sizeof(dir), index);
+	snprintf(path, sizeof(path), "%s/qcow2", dir);
+	require(!mkdir(dir, 0755) || errno == EEXIST);
+	require(!mkdir(path, 0755) || errno == EEXIST);
+	snprintf(path, sizeof(path), "%s/qcow2/chain", dir);
+	chain = fopen(path, "w");
+	require(chain);
+	for (unsigned int i = 0; i < arg->nr_files; i++, file++) {
+		path_of_fd(file->fd, path, sizeof(path));
+		fprintf(chain, "%s %s ",
+			file->role == QCOW2_ROLE_DATA ? "data" :
+			i ? "backing" : "image",
+			file->format == QCOW2_FILE_RAW ? "raw" : "qcow2");
+		print_escaped(chain, path);
+		fputc('\n', chain);
+	}
+	require(!fclose(chain));
+}
+
+static void forget_chain(int index)
+{
+	char dir[PATH_MAX], path[PATH_MAX + 32];
+
+	chain_dir(dir, sizeof(dir), index);
+	snprintf(path, sizeof(path), "%s/qcow2/chain", dir);
+	unlink(path);
+}
+
 /* Is there a device that writes to the image? */
 static bool is_written(const char *path)
 {
@@ -418,6 +516,12 @@ static int fake_attach(struct qcow2_ctl_attach *arg)
 			      "image is attached already");
 	device.state = state_of(arg->flags);
 	arg->index = free_index();
+	if (arg->snapshot) {
+		device.state |= QCOW2_STATE_SNAPSHOT;
+		save_snapshot(arg->index, (void *)(uintptr_t)arg->snapshot);
+	}
+	if (!knob("FAKE_NO_CHAIN"))
+		save_chain(arg->index, arg);
 	save(arg->index, &device);
 	if (knob("FAKE_HOLD"))
 		hold(arg->index);
@@ -454,7 +558,19 @@ static int fake_detach(struct qcow2_ctl_detach *arg)
 			      "device is open");
 	unlink(attached_path(path, sizeof(path), arg->index));
 	unlink(dev_path(path, sizeof(path), arg->index));
+	unlink(shown_path(path, sizeof(path), arg->index));
+	forget_chain(arg->index);
 	end_hold(arg->index);
+	return 0;
+}
+
+static int give(uint64_t to, uint32_t size, const char *text)
+{
+	if (!to)
+		return 0;
+	if (strlen(text) >= size)
+		return refuse(ENAMETOOLONG, 0, 0, NULL);
+	strcpy((char *)(uintptr_t)to, text);
 	return 0;
 }
 
@@ -466,10 +582,14 @@ static int fake_query(struct qcow2_ctl_query *arg)
 	require(arg->size == sizeof(*arg));
 	require(!arg->flags && !arg->state && !arg->virtual_size);
 	require(!arg->cluster_size && !arg->version && !arg->openers);
-	require(!arg->path == !arg->path_size);
+	require(!arg->path == !arg->path_size && !arg->reserved);
+	require(!arg->snapshot_id == !arg->snapshot_size);
+	require(!arg->snapshot_name == !arg->snapshot_size);
 	require(index >= 0);
 	if (knob("FAKE_ERRNO_QUERY"))
 		return refuse(knob("FAKE_ERRNO_QUERY"), 0, 0, NULL);
+	if (knob("FAKE_NO_SNAPSHOT_QUERY") && arg->snapshot_id)
+		return refuse(E2BIG, 0, 0, NULL);
 	while (index < FAKE_DEVICES && !load(index, &device))
 		index++;
 	if (index == FAKE_DEVICES)
@@ -479,6 +599,9 @@ static int fake_query(struct qcow2_ctl_query *arg)
 		return refuse(ENAMETOOLONG, 0, 0, NULL);
 	if (arg->path)
 		strcpy((char *)(uintptr_t)arg->path, device.path);
+	if (give(arg->snapshot_id, arg->snapshot_size, device.snapshot_id) ||
+	    give(arg->snapshot_name, arg->snapshot_size, device.snapshot_name))
+		return -1;
 	arg->index = index;
 	arg->state = device.state;
 	arg->virtual_size = device.size;
@@ -553,6 +676,15 @@ int node_stat(const char *path, struct stat *st)
 		return -1;
 	disguise(real, st);
 	return 0;
+}
+
+int node_open_sysfs(const char *path)
+{
+	char buf[PATH_MAX];
+
+	require(!strncmp(path, "/sys/", 5));
+	return open(system_path(buf, sizeof(buf), path),
+		    O_RDONLY | O_CLOEXEC);
 }
 
 int node_lock(int fd, int command, struct flock *lock)

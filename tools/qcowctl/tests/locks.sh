@@ -217,6 +217,7 @@ test_lock_read_only()
 test_lock_backing()
 {
 	lock_images
+	qemu_create -o data_file="$tmp/locks/base.raw" locks/wrong 1M
 	attach_held locks/one
 	qemu_refused "backing file: qemu-img resize" '"write"' \
 		qemu-img resize -f qcow2 locks/mid 2M
@@ -235,9 +236,24 @@ test_lock_backing()
 	detach_held qcow2
 	run "$fake" attach locks/mid
 	is "backing file: not for writing while it is only that" [ "$rc" = 6 ]
-	is "backing file: says what is the matter" \
-		grep -q "^qcowctl: locks/mid: is in use by .* (it does not share 'write')$" err
+	verify "backing file: says whose" 6 "" \
+		"qcowctl: locks/mid: is in use by /dev/qcow0, as a backing file (it does not share 'write')$nl"
 	detach_held qcow0
+	fails "backing file: says who is left" 6 \
+		"locks/mid: is in use by /dev/qcow1, as a backing file (it does not share 'write')" \
+		"$fake" attach locks/mid
+	ln locks/mid locks/hard
+	fails "backing file: by another name" 6 \
+		"locks/hard: is in use by /dev/qcow1, as a backing file (it does not share 'write')" \
+		"$fake" attach locks/hard
+	rm locks/hard
+	fails "backing file: as a data file, the lowest of the chain" 6 \
+		"locks/wrong: its data file '$tmp/locks/base.raw': is in use by /dev/qcow1, as a backing file (it does not share 'write')" \
+		"$fake" attach locks/wrong
+	rm "$FAKE_ROOT/sys/block/qcow1/qcow2/chain"
+	run "$fake" attach locks/mid
+	is "backing file: of a driver that lists no chain" \
+		grep -q "^qcowctl: locks/mid: is in use by [^/]* (it does not share 'write')$" err
 	detach_held qcow1
 	attach_held locks/mid
 	is "backing file: for writing when all are gone" attached 0
@@ -263,8 +279,17 @@ test_lock_data_file()
 	attach_held locks/external
 	run "$fake" attach locks/same-data
 	is "data file: not for two images" [ "$rc" = 6 ]
-	is "data file: says which" \
-		grep -q "^qcowctl: locks/same-data: its data file '$tmp/locks/data': is in use by .* (it holds the lock for 'write')$" err
+	verify "data file: says which, and whose" 6 "" \
+		"qcowctl: locks/same-data: its data file '$tmp/locks/data': is in use by /dev/qcow0, as a data file (it holds the lock for 'write')$nl"
+	detach_held qcow0
+	# Names in which the kernel escapes something.
+	mv locks/base.raw $'locks/a b\\040\n'
+	qemu_create -F raw -b $'a b\\040\n' locks/strange 1M
+	qemu_create -o data_file=$'locks/a b\\040\n' locks/fourth 1M
+	attach_held locks/strange
+	run "$fake" attach locks/fourth
+	is "backing file: of a strange name" \
+		grep -q "is in use by /dev/qcow0, as a backing file (it does not share 'write')$" err
 	detach_held qcow0
 }
 

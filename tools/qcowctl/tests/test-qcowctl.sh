@@ -13,7 +13,7 @@ export LC_ALL=C.UTF-8
 export ASAN_OPTIONS=exitcode=99
 export UBSAN_OPTIONS=exitcode=99
 
-PLAN=530
+PLAN=548
 
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
 tool_dir=$here/..
@@ -150,7 +150,7 @@ fresh_machine()
 {
 	rm -rf "$FAKE_ROOT"
 	mkdir -p "$FAKE_ROOT/dev" "$FAKE_ROOT/sys/dev/block" \
-		"$FAKE_ROOT/attached"
+		"$FAKE_ROOT/sys/block" "$FAKE_ROOT/attached" "$FAKE_ROOT/shown"
 	: >"$FAKE_ROOT/dev/qcow-control"
 }
 
@@ -750,6 +750,12 @@ two_devices()
 	device 12 15 1610612736 512 2 0 "/images/b c.qcow2"
 }
 
+# shows N ID NAME: device N is that of a snapshot
+shows()
+{
+	printf '%s\n%s\n' "$2" "$3" >"$FAKE_ROOT/shown/$1"
+}
+
 test_list()
 {
 	fresh_machine
@@ -757,9 +763,9 @@ test_list()
 	succeeds "an empty list in raw form prints nothing" "" "$fake" list --raw
 	two_devices
 	succeeds "list" "\
-NAME        SIZE CLUSTER RO DIO PASS NOUNREF STATE       VERSION USED IMAGE
-/dev/qcow0    1G     64K  0   0    1       0 ok                3    2 /images/a.qcow2
-/dev/qcow12 1.5G    512B  1   1    0       0 needs-check       2    0 /images/b c.qcow2
+NAME        SIZE CLUSTER RO DIO PASS NOUNREF STATE       VERSION USED SNAPID SNAPSHOT IMAGE
+/dev/qcow0    1G     64K  0   0    1       0 ok                3    2                 /images/a.qcow2
+/dev/qcow12 1.5G    512B  1   1    0       0 needs-check       2    0                 /images/b c.qcow2
 " "$fake" list
 	succeeds "list -n -b -o" "\
 /images/a.qcow2   /dev/qcow0  1073741824
@@ -805,13 +811,58 @@ test_list_states()
 	local row
 
 	fresh_machine
-	for row in "0:0 0 1 0 ok" "1:1 0 1 0 ok" "2:0 1 1 0 ok" \
-		"4:0 0 1 0 needs-check" "8:0 0 0 0 ok" "16:0 0 1 1 ok" \
-		"31:1 1 0 1 needs-check"; do
+	for row in "0:0 0 1 0 ok" "1:1 0 1 0 read-only" "2:0 1 1 0 ok" \
+		"4:0 0 1 0 needs-check" "5:1 0 1 0 needs-check" \
+		"8:0 0 0 0 ok" "16:0 0 1 1 ok" "31:1 1 0 1 needs-check" \
+		"32:0 0 1 0 ok" "33:1 0 1 0 read-only"; do
 		device 0 "${row%%:*}" 1024 512 3 0 /i
 		succeeds "state ${row%%:*}" "${row#*:}$nl" \
 			"$fake" list -n --raw -o RO,DIO,PASS,NOUNREF,STATE
 	done
+}
+
+# What a device shows is told by its ID and name, in which anything can be.
+test_list_snapshots()
+{
+	two_devices
+	shows 12 3 "before upgrade"
+	succeeds "a device of a snapshot" "\
+NAME        SNAPID SNAPSHOT       IMAGE
+/dev/qcow0                        /images/a.qcow2
+/dev/qcow12 3      before upgrade /images/b c.qcow2
+" "$fake" list -o name,snapid,snapshot,image
+	succeeds "a device of a snapshot, raw" "\
+/dev/qcow0   /images/a.qcow2
+/dev/qcow12 3 before\\x20upgrade /images/b\\x20c.qcow2
+" "$fake" list -n --raw -o name,snapid,snapshot,image
+	json_is "JSON of a snapshot" "data['qcowdevices']" \
+		"[{'snapid': None, 'snapshot': None}, {'snapid': '3', 'snapshot': 'before upgrade'}]" \
+		-o snapid,snapshot
+	shows 12 "" ""
+	json_is "JSON of a snapshot without a name" "data['qcowdevices'][1]" \
+		"{'snapid': None, 'snapshot': None}" -o snapid,snapshot
+	shows 12 7 $'a\e\xff"'
+	json_is "JSON of a strange snapshot" "data['qcowdevices'][1]" \
+		"{'snapid': '7', 'snapshot': 'a\\x1b\\\\xff\"'}" -o snapid,snapshot
+	run "$fake" list -n -o SNAPSHOT
+	is "list shows no control character of a snapshot" \
+		[ "$(tr -d '\n' <"$tmp/out" | LC_ALL=C grep -c '[[:cntrl:]]')" = 0 ]
+	shows 12 "$(printf 'i%.0s' {1..1022})" "$(printf 'n%.0s' {1..1022})"
+	run "$fake" list -n --raw -o SNAPID,SNAPSHOT qcow12
+	is "a snapshot with long names" [ "$(wc -c <"$tmp/out")" = 2046 ]
+	succeeds "a kernel that cannot tell snapshots" "\
+/dev/qcow0 ok   /images/a.qcow2
+/dev/qcow12 needs-check   /images/b\\x20c.qcow2
+" with FAKE_NO_SNAPSHOT_QUERY=1 "$fake" list -n --raw \
+		-o NAME,STATE,SNAPID,SNAPSHOT,IMAGE
+	succeeds "one that can tell neither that nor the path" "\
+/dev/qcow0   
+/dev/qcow12   
+" with FAKE_NO_SNAPSHOT_QUERY=1 FAKE_LONG_PATHS=1 "$fake" list -n --raw \
+		-o NAME,SNAPID,SNAPSHOT,IMAGE
+	succeeds "one that can tell that, but not the path" "\
+$(printf 'i%.0s' {1..1022}) 
+" with FAKE_LONG_PATHS=1 "$fake" list -n --raw -o SNAPID,IMAGE qcow12
 }
 
 test_list_sizes()
@@ -851,7 +902,7 @@ test_json()
 		"{'qcowdevices': []}"
 	two_devices
 	json_is "JSON has a type for each column" "data['qcowdevices'][1]" \
-		"{'name': '/dev/qcow12', 'size': '1.5G', 'cluster': '512B', 'ro': True, 'dio': True, 'pass': False, 'nounref': False, 'state': 'needs-check', 'version': 2, 'used': 0, 'image': '/images/b c.qcow2'}"
+		"{'name': '/dev/qcow12', 'size': '1.5G', 'cluster': '512B', 'ro': True, 'dio': True, 'pass': False, 'nounref': False, 'state': 'needs-check', 'version': 2, 'used': 0, 'snapid': None, 'snapshot': None, 'image': '/images/b c.qcow2'}"
 	json_is "JSON with --bytes has numbers" "data['qcowdevices'][0]" \
 		"{'size': 1073741824, 'cluster': 65536}" -b -o size,cluster
 	export FAKE_LONG_PATHS=1
@@ -896,7 +947,7 @@ test_many_devices()
 
 ## Columns, completion, manual
 
-columns="NAME SIZE CLUSTER RO DIO PASS NOUNREF STATE VERSION USED IMAGE"
+columns="NAME SIZE CLUSTER RO DIO PASS NOUNREF STATE VERSION USED SNAPID SNAPSHOT IMAGE"
 
 test_columns()
 {
@@ -975,7 +1026,7 @@ test_completion()
 		attach --pass-discard = off pict
 	completes "files, with blanks" "picture one.qcow2|" attach -r pict
 	completes "devices" "/dev/qcow0|/dev/qcow1|" detach /dev/q
-	completes "columns" "SIZE|STATE|" list -o s
+	completes "columns" "SIZE|STATE|SNAPID|SNAPSHOT|" list -o s
 	completes "columns that are not there yet" "NAME,SIZE,STATE|" \
 		list --output name,size,st
 }
@@ -1047,6 +1098,7 @@ test_detach_without_node
 test_detach_refused
 test_list
 test_list_states
+test_list_snapshots
 test_list_sizes
 test_json
 test_strange_names
