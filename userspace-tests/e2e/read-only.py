@@ -75,6 +75,49 @@ def not_written_is_not_changed():
     expect_same_bytes(content(image), before, "the image file")
 
 
+def two_names_of_one_file():
+    """One layer for both devices, but each tells its own name, and the larger cache is had."""
+    image, other = make_image(65536), work("other-name")
+    os.link(image, other)
+    first = Device(image, "-r")
+    with Device(other, "-r", "--cache-size=64M") as second:
+        expect_equal({entry["name"]: entry["image"] for entry in attached()},
+                     {first.path: image, second.path: other}, "the names")
+        for device in (first, second):
+            with open(f"/sys/block/{device.name}/qcow2/cache_size", encoding="ascii") as file:
+                expect_equal(int(file.read()), 64 * MIB, "size of the cache")
+        first.detach()
+        expect_equal([entry["image"] for entry in attached()], [other], "the name")
+        with second.open(os.O_RDONLY) as disk:
+            disk.read_all()
+    os.unlink(other)
+
+
+def damage_in_a_base():
+    """Is an error of what it holds, and none of the overlay, whose check finds nothing."""
+    base, image = make_image(65536), work("overlay")
+    with open(base, "r+b") as file:
+        file.seek(40)
+        file.seek(int.from_bytes(file.read(8), "big"))
+        file.seek(int.from_bytes(file.read(8), "big") & 0xfffffffffffe00)
+        at = file.tell()
+        entry = int.from_bytes(file.read(8), "big")
+        file.seek(at)
+        file.write((entry | 512).to_bytes(8, "big"))
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", base, "-F", "qcow2", image, "1M")
+    for options in ([], ["-r"]):
+        device = Device(image, *options)
+        with device.open(os.O_RDONLY) as disk:
+            try:
+                disk.read(0, SECTOR)
+                raise Failure("what is damaged was read")
+            except OSError as error:
+                expect_equal(error.errno, errno.EIO, "error")
+        expect_equal(device.state(), "read-only" if options else "ok", "state")
+        run("qcowctl", "detach", device.path)
+    check(image)
+
+
 for cluster_bytes in (512, 65536, 2 * MIB):
     with case(f"read-only, clusters of {cluster_bytes} bytes"):
         read_only(cluster_bytes)
@@ -82,4 +125,8 @@ with case("ext4 mounted from a read-only device"):
     mount_read_only()
 with case("only read"):
     not_written_is_not_changed()
+with case("two names of one file"):
+    two_names_of_one_file()
+with case("damage in a base"):
+    damage_in_a_base()
 finish()

@@ -745,8 +745,9 @@ static int query_locked(struct qcow2_ctl_query *arg, struct query_texts *texts)
 	tell_snapshot(dev, texts);
 	if (!arg->path)
 		return 0;
-	return qcow2_file_path(dev->img->file, texts->path,
-			       sizeof(texts->path));
+	/* A layer's file may be that of another device, which shares it. */
+	return qcow2_path_of(dev->files[0].filp, texts->path,
+			     sizeof(texts->path));
 }
 
 static int give_text(u64 to, u32 room, const char *text)

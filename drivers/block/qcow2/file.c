@@ -524,7 +524,25 @@ bool qcow2_file_same(const struct qcow2_file *file, struct file *filp)
 }
 
 /**
- * qcow2_file_path() - path as the calling process sees it
+ * qcow2_path_of() - path of an open file as the calling process sees it
+ * @filp: the open file
+ * @buf: for the zero-terminated path
+ * @bytes: size of @buf
+ *
+ * Return: 0 or -ENAMETOOLONG.
+ */
+int qcow2_path_of(struct file *filp, char *buf, size_t bytes)
+{
+	char *path = file_path(filp, buf, bytes);
+
+	if (IS_ERR(path))
+		return PTR_ERR(path);
+	memmove(buf, path, strlen(path) + 1);
+	return 0;
+}
+
+/**
+ * qcow2_file_path() - likewise
  * @file: the file
  * @buf: for the zero-terminated path
  * @bytes: size of @buf
@@ -533,10 +551,5 @@ bool qcow2_file_same(const struct qcow2_file *file, struct file *filp)
  */
 int qcow2_file_path(const struct qcow2_file *file, char *buf, size_t bytes)
 {
-	char *path = file_path(file->filp, buf, bytes);
-
-	if (IS_ERR(path))
-		return PTR_ERR(path);
-	memmove(buf, path, strlen(path) + 1);
-	return 0;
+	return qcow2_path_of(file->filp, buf, bytes);
 }

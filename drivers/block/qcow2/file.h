@@ -79,6 +79,7 @@ u64 qcow2_file_bytes(const struct qcow2_file *file);
 u64 qcow2_file_max_bytes(const struct qcow2_file *file);
 unsigned int qcow2_file_align(const struct qcow2_file *file);
 bool qcow2_file_same(const struct qcow2_file *file, struct file *filp);
+int qcow2_path_of(struct file *filp, char *buf, size_t bytes);
 int qcow2_file_path(const struct qcow2_file *file, char *buf, size_t bytes);
 
 #endif /* _QCOW2_FILE_H */
