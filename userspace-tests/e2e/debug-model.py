@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
-# guest: --kernel uml-debug --timeout 900
+# guest: --kernel uml-debug --timeout 1800
 """The random model in the kernel that looks for what no result shows: memory used
 after it was freed or never freed, locks taken in two orders, sleep where none may be."""
 
