@@ -601,7 +601,8 @@ static void learn_content(struct run *run)
 	if (run->layout.cluster_bits > 12 && run->recipe->seed % 8)
 		return;
 	memfile_fetch(run->filps[0], 0, model_file, n);
-	if (qimg_open(&q, model_file, n))
+	/* What is in another file than this one is not looked at. */
+	if (qimg_open(&q, model_file, n) || q.has_data_file)
 		return;
 	qimg_check(&q, &check);
 	run->counted = !check.low_shared && !check.outside;
