@@ -749,6 +749,7 @@ static void count(struct plan *plan)
 
 	wl_say("the first run: ");
 	wl_name_seed(plan->seed, HANG_SECONDS);
+	shim_log_clear();
 	make_disk(&run);
 	space = memfile_space_used(run.w.filp);
 	run_it(&run);
