@@ -27,6 +27,7 @@ class Runner:
     def measure(self, row, device, seed):
         """One run; its numbers are kept and returned."""
         with self.stage.open(device, row.state) as path:
+            warm_up(path)
             result = fio(row.job, path, self.seconds, seed)
         result["round"] = seed
         self.results.setdefault(row.name, {}).setdefault(device, []).append(result)
