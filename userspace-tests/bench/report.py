@@ -24,7 +24,7 @@ NOT_MEASURED = "not measured"
 
 
 class Line(NamedTuple):
-    """The driver beside one device in one row; text only, but for the numbers that
+    """The driver beside one device in one row; text, and the numbers that
     the plot takes."""
     name: str
     title: str
@@ -34,7 +34,7 @@ class Line(NamedTuple):
     ratio: str
     target: str
     verdict: str
-    value: float | None = None
+    ratios: tuple = ()
     goal: float | None = None
     upper_limit: bool = False
 
@@ -44,14 +44,17 @@ HEADINGS = ("workload", "beside", "qcow2 (min-max)", "other (min-max)",
 
 
 def spread(values, digits):
+    """The median, with the least and the most when there are several."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     return (f"{statistics.median(values):.{digits}f} "
             f"({min(values):.{digits}f}-{max(values):.{digits}f})")
 
 
-def verdict(reached, rounds):
+def verdict(value, limit, kind, rounds):
     if rounds < ROUNDS:
-        return "above" if reached else "below"
-    return "pass" if reached else "FAIL"
+        return "above" if value >= limit else "below"
+    return "pass" if (value <= limit if kind.upper_limit else value >= limit) else "FAIL"
 
 
 def by_round(found, row, device, number):
@@ -85,16 +88,10 @@ def compare(found, kind, row, source, peer):
         return Line(row.name, title, peer, "", "", f"{len(rounds)} of {found['rounds']} rounds",
                     target, NOT_MEASURED)
     ratios = [driver[n] / other[n] for n in rounds]
-    value = statistics.median(ratios)
-    mark = ""
-    if limit is not None:
-        reached = value <= limit if kind.upper_limit else value >= limit
-        mark = verdict(reached, len(rounds))
-        if len(rounds) < ROUNDS and kind.upper_limit:
-            mark = "below" if reached else "above"
+    mark = "" if limit is None else verdict(statistics.median(ratios), limit, kind, len(rounds))
     return Line(row.name, title, peer, spread([driver[n] for n in rounds], kind.digits),
                 spread([other[n] for n in rounds], kind.digits), spread(ratios, 2), target,
-                mark, value, limit, kind.upper_limit)
+                mark, tuple(ratios), limit, kind.upper_limit)
 
 
 def misses_line(found):
@@ -187,13 +184,13 @@ PLOTS = {"loop": "loop, direct I/O", "raw": "the raw file", "nbd": "qemu-nbd"}
 PLOT_SCRIPT = """
 set terminal {terminal} size {width},{height}
 set output '{output}'
-set title "qcow2 in relation to {title} ({rounds} x {seconds:g} s, commit {commit})" noenhanced
+set title "qcow2 in relation to {title} ({rounds} x {seconds:g} s, {commit})" noenhanced
 set style fill solid 0.8
 set yrange [-0.6:{top}]
 set xrange [0:*]
 set ytics ({tics}) noenhanced
 set grid xtics
-set key outside bottom center horizontal
+set key outside bottom left horizontal
 set arrow from 1,graph 0 to 1,graph 1 nohead lw 1.5 dt 2
 $data << EOD
 {data}
@@ -207,14 +204,14 @@ plot $data using ($2/2):1:($2/2):(0.35) with boxxyerror lc rgb '#4477aa' title '
 def plot(found, lines, peer, directory):
     """One picture for each device that the driver is compared with."""
     chosen = [line for line in reversed(lines)
-              if line.peer == peer and line.value is not None and not line.upper_limit]
+              if line.peer == peer and line.ratios and not line.upper_limit]
     if not chosen:
         return []
     data, tics = [], []
     for place, line in enumerate(chosen):
-        least, most = line.ratio.split("(")[1].rstrip(")").split("-")
         goal = "NaN" if line.goal is None else line.goal
-        data.append(f"{place} {line.value} {least} {most} {goal}")
+        data.append(f"{place} {statistics.median(line.ratios)} {min(line.ratios)} "
+                    f"{max(line.ratios)} {goal}")
         tics.append(f'"{line.title.removesuffix(", k/s")}" {place}')
     paths = []
     for terminal, ending in (("svg noenhanced", "svg"), ("pngcairo noenhanced", "png")):
@@ -222,7 +219,7 @@ def plot(found, lines, peer, directory):
         script = PLOT_SCRIPT.format(
             terminal=terminal, width=900, height=120 + 32 * len(chosen), output=paths[-1],
             title=PLOTS[peer], rounds=found["rounds"], seconds=found["seconds"],
-            commit=found["commit"], top=len(chosen) - 0.4, tics=", ".join(tics),
+            commit=found["commit"][:8], top=len(chosen) - 0.4, tics=", ".join(tics),
             data="\n".join(data))
         subprocess.run(["gnuplot"], input=script, text=True, check=True)
     return paths
