@@ -6,9 +6,9 @@ from stage import *
 JOBS = os.path.join(os.path.dirname(os.path.realpath(__file__)), "jobs")
 
 
-def fio(job, target, seconds, seed):
-    """The result of a job, as numbers."""
-    for left in glob.glob(work("*.run.txt")):
+def fio_jobs(job, target, seconds, seed):
+    """What fio says of each job in a file."""
+    for left in glob.glob(work("*.p*.txt")):
         os.unlink(left)
     variables = {"BENCH_TARGET": target, "BENCH_RUNTIME": f"{round(seconds * 1000)}ms",
                  "BENCH_SEED": str(seed)}
@@ -16,8 +16,15 @@ def fio(job, target, seconds, seed):
                  env={**os.environ, **variables}).stdout
     # Notes of fio may come in front.
     found = json.loads(output[output.index("{\n"):])["jobs"]
-    expect_equal([entry["error"] for entry in found], [0], f"errors of {job} on {target}")
-    return numbers(found[0]) | cpu_time(found[0])
+    for entry in found:
+        expect_equal(entry["error"], 0, f"error of {job} on {target}")
+    return found
+
+
+def fio(job, target, seconds, seed):
+    """The result of the only job, as numbers."""
+    entry, = fio_jobs(job, target, seconds, seed)
+    return numbers(entry) | cpu_time(entry)
 
 
 def warm_up(target):
@@ -35,6 +42,7 @@ def numbers(entry):
         "seconds": max(side["runtime"] for side in sides) / 1000,
         "iops": sum(side["iops"] for side in sides),
         "latency_us": slowest["clat_ns"]["mean"] / 1000,
+        "latency_p50_us": slowest["clat_ns"]["percentile"]["50.000000"] / 1000,
         "latency_p99_us": slowest["clat_ns"]["percentile"]["99.000000"] / 1000,
     }
 

@@ -11,6 +11,7 @@ from measure import *
 
 PAGE = mmap.PAGESIZE
 ENTRY = 8
+DELAY_MS = 100
 
 
 def reads(device):
@@ -31,23 +32,39 @@ def counters(disk, device):
             "file_reads": done, "file_sectors": count}
 
 
-def count_misses(size, seconds, seed):
+def count(image, cache, seconds, seed):
     """fio's numbers of one run, with the counts."""
-    tables = size // CLUSTER * ENTRY
-    image = create(place("mapped.qcow2"), size, cluster_size=CLUSTER,
-                   preallocation="metadata")
-    with loop(image) as disk, qcow2(disk, f"--cache-size={tables // 8}") as device:
+    with loop(image) as disk, qcow2(disk, f"--cache-size={cache}") as device:
         # Fill the cache, then measure.
         fio("misses", device, seconds, seed)
         before = counters(disk, device)
-        result = fio("misses", device, seconds, seed + 1)
+        result = fio("misses", device, seconds, seed + 1000)
         after = counters(disk, device)
         used = attribute(device, "cache_used")
-    check(image)
-    os.unlink(image)
     counts = {name: after[name] - before[name] for name in after}
     return result | counts | {
-        "table_bytes": tables, "cache_bytes": tables // 8, "cache_used": used,
+        "cache_bytes": cache, "cache_used": used,
         "metadata_reads": counts["file_reads"] - counts["requests"],
-        "metadata_bytes": (counts["file_sectors"] * SECTOR - counts["requests"] * PAGE),
+        "metadata_bytes": counts["file_sectors"] * SECTOR - counts["requests"] * PAGE,
     }
+
+
+def wait(image, cache, seconds, seed):
+    """How long a request that hits takes beside others that miss, on a disk that takes
+    DELAY_MS for each read. To wait for a miss would cost it as much again."""
+    with loop(image) as disk:
+        table = f"0 {sectors(disk)} delay {disk} 0 {DELAY_MS}"
+        with mapped("bench-delay", table) as slow, qcow2(slow, f"--cache-size={cache}") as device:
+            hot, cold = fio_jobs("waiting", device, max(seconds, 10 * DELAY_MS / 1000), seed)
+    return {f"{name}_us": numbers(entry)["latency_p50_us"]
+            for name, entry in (("hot", hot), ("cold", cold))} | {"delay_us": DELAY_MS * 1000}
+
+
+def count_misses(size, seconds, seed):
+    """All numbers of one round. The image, which is only read, serves all rounds."""
+    tables = size // CLUSTER * ENTRY
+    image = place("mapped.qcow2")
+    if not os.path.exists(image):
+        create(image, size, cluster_size=CLUSTER, preallocation="metadata")
+    result = count(image, tables // 8, seconds, seed) | wait(image, tables // 8, seconds, seed)
+    return result | {"table_bytes": tables}

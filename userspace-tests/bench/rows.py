@@ -87,6 +87,9 @@ CPU_ROWS = (
 # Not a ratio: metadata reads are counted, see misses.py.
 MISSES = "misses"
 MISSES_TITLE = "4K randread, cache of 1/8 of the tables"
+# The same row's other half: who does not miss does not wait for those who do.
+WAITING = "waiting"
+WAITING_TITLE = "a hit beside misses, disk of 100 ms"
 
 NAMES = tuple(row.name for row in ROWS) + (MISSES,)
 
