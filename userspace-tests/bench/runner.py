@@ -53,11 +53,14 @@ class Runner:
                          lambda: self.count(number + 1))
 
     def attempt(self, title, what):
+        """The results of the other runs are worth keeping when one fails."""
         try:
-            note(f"{title}: {what()['iops'] / 1000:.2f} k/s")
-        except Failure as failure:
+            result = what()
+        except Exception as error:
             self.failures += 1
-            note(f"{title}: failed: {failure}")
+            note(f"{title}: failed: {error!r}")
+        else:
+            note(f"{title}: " + (f"{result['iops'] / 1000:.2f} k/s" if result else "done"))
 
 
 def versions():
@@ -91,7 +94,7 @@ def main():
         note(f"prepared in {time.monotonic() - began:.0f} s")
         for number in range(options.rounds):
             runner.round(options.rows, number)
-        runner.stage.check_all()
+        runner.attempt("qemu-img check of all images", runner.stage.check_all)
     found = {"rounds": options.rounds, "seconds": options.seconds, "size": options.size,
              "mapped_size": options.mapped_size, "failures": runner.failures,
              "duration": round(time.monotonic() - began), "guest": versions(),
