@@ -497,6 +497,17 @@ static void check_transfer(struct file *filp, struct qcow2_fio *fio)
 		shim_die("memfile: a write to a file that is only read");
 }
 
+/* Like a file system that has to read something of its own first, now and then. */
+static bool would_wait(struct file *filp)
+{
+	bool ret;
+
+	enter(filp);
+	ret = !shim_below(&filp->random, 8);
+	leave(filp);
+	return ret;
+}
+
 void qcow2_file_submit(struct qcow2_fio *fio)
 {
 	struct file *filp = fio->file->filp;
@@ -510,6 +521,11 @@ void qcow2_file_submit(struct qcow2_fio *fio)
 	if (fio->offset >= QCOW2_MAX_HOST_OFFSET ||
 	    bytes > QCOW2_MAX_HOST_OFFSET - fio->offset) {
 		fio->error = -EIO;
+		fio->done(fio);
+		return;
+	}
+	if (fio->nowait && would_wait(filp)) {
+		fio->error = -EAGAIN;
 		fio->done(fio);
 		return;
 	}
@@ -581,6 +597,16 @@ int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes)
 /*
  * The rest of file.h.
  */
+
+bool qcow2_file_can_nowait(const struct qcow2_file *file)
+{
+	return !file->filp->options.must_wait;
+}
+
+bool qcow2_file_has(const struct qcow2_file *file, u64 bytes)
+{
+	return bytes <= memfile_bytes(file->filp);
+}
 
 int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes)
 {

@@ -26,6 +26,7 @@ struct file;
  * @align: offsets, lengths and memory must be multiples of it; 512 if 0
  * @max_bytes: the largest size, which the file tells; 0 for 2^62
  * @record: keep a log of all operations
+ * @must_wait: no transfer goes without waiting, as with a page cache
  * @guest_punches: holes may be made where transfers go on, as guests ask for them
  *	in a raw data file
  * @clock: points in time are those of this file, which is destroyed later; so the
@@ -40,6 +41,7 @@ struct memfile_options {
 	unsigned int align;
 	u64 max_bytes;
 	bool record;
+	bool must_wait;
 	bool guest_punches;
 	struct file *clock;
 };

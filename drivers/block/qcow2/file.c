@@ -102,7 +102,8 @@ static int plain_error(int error)
 
 static void finish(struct qcow2_fio *fio, int error)
 {
-	fio->error = plain_error(error);
+	fio->error = fio->nowait && error == -EAGAIN ? error :
+						       plain_error(error);
 	fio->done(fio);
 }
 
@@ -149,11 +150,16 @@ static void transfer_done(struct qcow2_fio *fio, long ret)
 		finish(fio, fio->write ? -ENOSPC : -EIO);
 }
 
+static bool takes_part_in_freezing(const struct qcow2_fio *fio)
+{
+	return fio->write && S_ISREG(fio->file->inode->i_mode);
+}
+
 static void kiocb_done(struct kiocb *iocb, long ret)
 {
 	struct qcow2_fio *fio = container_of(iocb, struct qcow2_fio, iocb);
 
-	if (fio->write && S_ISREG(fio->file->inode->i_mode))
+	if (takes_part_in_freezing(fio))
 		kiocb_end_write(iocb);
 	transfer_done(fio, ret);
 }
@@ -171,6 +177,26 @@ static void init_kiocb(struct qcow2_fio *fio)
 	}
 	if (fio->dsync)
 		iocb->ki_flags |= IOCB_DSYNC;
+	if (fio->nowait)
+		iocb->ki_flags |= IOCB_NOWAIT;
+}
+
+/* As kiocb_start_write(), which waits for a file system that is frozen. */
+static bool start_write(struct qcow2_fio *fio)
+{
+	struct super_block *sb = fio->file->inode->i_sb;
+
+	if (!takes_part_in_freezing(fio))
+		return true;
+	if (!fio->nowait) {
+		kiocb_start_write(&fio->iocb);
+		return true;
+	}
+	if (!sb_start_write_trylock(sb))
+		return false;
+	/* Whoever completes the transfer lets go. */
+	__sb_writers_release(sb, SB_FREEZE_WRITE);
+	return true;
 }
 
 /* What an image says may be no offset that a file can have. */
@@ -185,19 +211,21 @@ static bool offset_is_sane(const struct qcow2_fio *fio)
 static void issue(struct qcow2_fio *fio)
 {
 	const struct file_operations *fop = fio->file->filp->f_op;
-	unsigned int old = enter_fs();
+	unsigned int old;
 	ssize_t ret;
 
 	fio->rest = fio->iter;
 	iov_iter_advance(&fio->rest, fio->transferred);
 	init_kiocb(fio);
-	if (fio->write) {
-		if (S_ISREG(fio->file->inode->i_mode))
-			kiocb_start_write(&fio->iocb);
-		ret = fop->write_iter(&fio->iocb, &fio->rest);
-	} else {
-		ret = fop->read_iter(&fio->iocb, &fio->rest);
+	if (!start_write(fio)) {
+		finish(fio, -EAGAIN);
+		return;
 	}
+	old = enter_fs();
+	if (fio->write)
+		ret = fop->write_iter(&fio->iocb, &fio->rest);
+	else
+		ret = fop->read_iter(&fio->iocb, &fio->rest);
 	leave_fs(old);
 	/* @fio may be gone when the transfer goes on asynchronously. */
 	if (ret != -EIOCBQUEUED)
@@ -206,7 +234,10 @@ static void issue(struct qcow2_fio *fio)
 
 static void issue_work(struct work_struct *work)
 {
-	issue(container_of(work, struct qcow2_fio, work));
+	struct qcow2_fio *fio = container_of(work, struct qcow2_fio, work);
+
+	fio->nowait = false;
+	issue(fio);
 }
 
 /**
@@ -484,6 +515,37 @@ void qcow2_file_close(struct qcow2_file *file)
 u64 qcow2_file_bytes(const struct qcow2_file *file)
 {
 	return i_size_read(file->inode);
+}
+
+/**
+ * qcow2_file_can_nowait() - may a transfer be submitted here that does not wait?
+ * @file: the file
+ *
+ * Only with direct I/O.  And not from within a file system that serves a
+ * transfer of another image: each image that lies on another would take more of
+ * the stack.
+ *
+ * Context: any.
+ * Return: true if it may.
+ */
+bool qcow2_file_can_nowait(const struct qcow2_file *file)
+{
+	return (file->flags & QCOW2_FILE_DIRECT) &&
+	       (file->filp->f_mode & FMODE_NOWAIT) &&
+	       !(current->flags & PF_LOCAL_THROTTLE);
+}
+
+/**
+ * qcow2_file_has() - is the file so long?
+ * @file: the file
+ * @bytes: how long
+ *
+ * Context: any.
+ * Return: true if it has @bytes bytes at least.
+ */
+bool qcow2_file_has(const struct qcow2_file *file, u64 bytes)
+{
+	return bytes <= i_size_read(file->inode);
 }
 
 /**
