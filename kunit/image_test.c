@@ -44,6 +44,7 @@ static void watch_that_comes_late_is_called(struct kunit *test)
 
 	fail_image(ti);
 	qcow2_image_watch(ti->img, count_call, &calls);
+	KUNIT_EXPECT_EQ(test, 1, calls);
 	flush_workqueue(ti->img->wq);
 	KUNIT_EXPECT_EQ(test, 1, calls);
 }

@@ -26,7 +26,6 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "claim.h"
 #include "control.h"
@@ -52,35 +51,32 @@ static const struct lock_set sets[] = {
 	},
 };
 
-static bool is_device_of(const struct control_device *device,
-			 const struct stat *image)
+/**
+ * struct search - for a device of ours
+ * @image: that is attached from this image itself
+ * @writes: that writes to it, or that does not
+ */
+struct search {
+	const struct stat *image;
+	bool writes;
+};
+
+static bool is_device_of(const struct control_device *device, void *arg)
 {
+	const struct search *search = arg;
 	struct stat st;
 
-	return device->image[0] && !node_stat(device->image, &st) &&
-	       image_same(&st, image);
+	return search->writes == !(device->state & QCOW2_STATE_READ_ONLY) &&
+	       device->image[0] && !node_stat(device->image, &st) &&
+	       image_same(&st, search->image);
 }
 
-/*
- * Find a device of ours that is attached from @image itself, one that writes to
- * it or one that does not.  Returns its number, or -1.
- */
+/* Returns its number, or -1. */
 static int find_device(const struct stat *image, bool writes)
 {
-	struct control_device device;
-	int ctl, index = 0, found = -1;
+	struct search search = { .image = image, .writes = writes };
 
-	ctl = node_open_control();
-	if (ctl < 0)
-		return -1;
-	while (found < 0 && !control_query(ctl, index, &device)) {
-		if (writes == !(device.state & QCOW2_STATE_READ_ONLY) &&
-		    is_device_of(&device, image))
-			found = device.index;
-		index = device.index + 1;
-	}
-	close(ctl);
-	return found;
+	return device_search(is_device_of, &search);
 }
 
 static bool may_share(enum claim claim, const struct lock_set *others,

@@ -11,7 +11,9 @@
 #include <string.h>
 #include <sys/sysmacros.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "control.h"
 #include "device.h"
 #include "exitcode.h"
 #include "interrupt.h"
@@ -167,6 +169,24 @@ static bool is_there(const char *path)
 	struct stat st;
 
 	return !node_stat(path, &st) && S_ISBLK(st.st_mode);
+}
+
+int device_search(bool (*match)(const struct control_device *device, void *arg),
+		  void *arg)
+{
+	struct control_device device;
+	int ctl, index = 0, found = -1;
+
+	ctl = node_open_control();
+	if (ctl < 0)
+		return -1;
+	while (found < 0 && !control_query(ctl, index, &device)) {
+		if (match(&device, arg))
+			found = device.index;
+		index = device.index + 1;
+	}
+	close(ctl);
+	return found;
 }
 
 int device_wait(int index)

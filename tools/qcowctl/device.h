@@ -2,6 +2,8 @@
 #ifndef QCOWCTL_DEVICE_H
 #define QCOWCTL_DEVICE_H
 
+#include <stdbool.h>
+
 /* Room for "/dev/qcow" and any number. */
 #define DEVICE_PATH_MAX	24
 
@@ -18,6 +20,12 @@ const char *device_path(int index, char path[DEVICE_PATH_MAX]);
  * Return: N; or, after a complaint, an exit code as a negative number.
  */
 int device_find(const char *arg);
+
+struct control_device;
+
+/* Does @match hold for a device?  Returns the number of the first, or -1. */
+int device_search(bool (*match)(const struct control_device *device, void *arg),
+		  void *arg);
 
 /*
  * Wait for the node of device @index.  Returns 0 once it is there, or a

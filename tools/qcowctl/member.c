@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "control.h"
+#include "device.h"
 #include "image.h"
 #include "member.h"
 #include "node.h"
@@ -75,19 +76,26 @@ static bool is_in_chain(int index, const struct stat *file,
 	return found;
 }
 
+/**
+ * struct search - for what file, and what it was found to be
+ * @file: the file
+ * @role: set when it is found
+ */
+struct search {
+	const struct stat *file;
+	enum member_role *role;
+};
+
+static bool has_in_chain(const struct control_device *device, void *arg)
+{
+	const struct search *search = arg;
+
+	return is_in_chain(device->index, search->file, search->role);
+}
+
 int member_find(const struct stat *file, enum member_role *role)
 {
-	struct control_device device;
-	int ctl, index = 0, found = -1;
+	struct search search = { .file = file, .role = role };
 
-	ctl = node_open_control();
-	if (ctl < 0)
-		return -1;
-	while (found < 0 && !control_query(ctl, index, &device)) {
-		if (is_in_chain(device.index, file, role))
-			found = device.index;
-		index = device.index + 1;
-	}
-	close(ctl);
-	return found;
+	return device_search(has_in_chain, &search);
 }

@@ -867,6 +867,20 @@ static void stream_must_have_the_right_length(const struct shape *shape)
 }
 
 /* A cluster of nothing but zeroes takes the least that a stream can. */
+/* A stored block that fills the cluster, and one of a type that there is not. */
+static void damage_behind_the_last_byte_is_damage(const struct shape *shape)
+{
+	unsigned char stream[5 + 512 + 1] = { 0, 0, 2, 0xff, 0xfd };
+	unsigned char got[512];
+
+	stream[5 + 512] = 7;
+	expect(!decompress(shape, stream, 5 + 512, got, 512),
+	       "without what is behind it");
+	expect(decompress(shape, stream, sizeof(stream), got, 512) == -EIO &&
+	       !qcodec_decompress(false, stream, sizeof(stream), got, 512),
+	       "with what is behind it");
+}
+
 static void short_streams_can_be_long_clusters(const struct shape *shape)
 {
 	size_t bytes = 2 << 20;
@@ -973,6 +987,10 @@ static const struct shape zstd_codec[] = {
 	{ "zstd", { .zstd = true } }, {}
 };
 
+static const struct shape zlib_codec[] = {
+	{ "zlib", {} }, {}
+};
+
 static const struct shape codecs[] = {
 	{ "zlib", {} }, { "zstd", { .zstd = true } }, {}
 };
@@ -997,6 +1015,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(freed_cluster_is_forgotten, shapes),
 	TEST_CASE(overwritten_cluster_is_forgotten, two_shapes),
 	TEST_CASE(stream_must_have_the_right_length, codecs),
+	TEST_CASE(damage_behind_the_last_byte_is_damage, zlib_codec),
 	TEST_CASE(short_streams_can_be_long_clusters, codecs),
 	TEST_CASE(cluster_may_be_several_frames, zstd_codec),
 	TEST_CASE(empty_frames_come_to_an_end, zstd_codec),

@@ -200,6 +200,12 @@ static void data_not_counted(struct victim *v)
 	set_refcount(v, get64(v, l2_entry(v, 0)) & OFFSET, 0);
 }
 
+/* The first two clusters are one, which counts as used by one. */
+static void data_counted_once(struct victim *v)
+{
+	put64(v, l2_entry(v, 4 * K), get64(v, l2_entry(v, 0)));
+}
+
 /* As if a snapshot had it too; for a write it is free all the same. */
 static void shared_data_not_counted(struct victim *v)
 {
@@ -398,6 +404,9 @@ static const struct damage damages[] = {
 	{ "data is not counted, and is discarded with other", PREALLOCATED,
 	  .damage = second_not_counted, .bad = { DISCARD, 4 * K, 16 * K },
 	  .good = { READ, 64 * K, 64 * K } },
+	{ "data of two that is counted once, and is discarded", PREALLOCATED,
+	  .damage = data_counted_once, .bad = { DISCARD, 0, 8 * K },
+	  .late = true, .good = { READ, 64 * K, 64 * K } },
 	{ "shared data is not counted, and is written", PREALLOCATED,
 	  .damage = shared_data_not_counted, .bad = { WRITE, 0, 512 },
 	  .good = { READ, 64 * K, 64 * K } },

@@ -206,6 +206,33 @@ static void misplaced_entry_is_damage(const struct shape *shape)
 	destroy_split(&s);
 }
 
+/*
+ * Nobody else has its clusters, whatever the entry says: what is not written is
+ * not copied either, which could undo what is zeroed at the same time.
+ */
+static void nothing_is_copied_without_the_flag(const struct shape *shape)
+{
+	struct split s = {};
+	u64 entry, reads;
+
+	make_split(&s, shape);
+	open_split(&s);
+	write_new(&s.d, 0, 2 * s.d.cluster);
+	close_split(&s);
+	/* That of the second cluster, for one at offset 0 would be none at all. */
+	entry = first_entry(&s) + (shape->base.extl2 ? 16 : 8);
+	put_be64(s.d.filp, entry,
+		 get_be64(s.d.filp, entry) & ~QCOW2_OFLAG_COPIED);
+	open_split(&s);
+	reads = memfile_count(s.data, MEMFILE_READ);
+	write_new(&s.d, s.d.cluster + 512, 512);
+	expect(memfile_count(s.data, MEMFILE_READ) == reads,
+	       "the rest of the cluster is read");
+	read_back(&s.d, 0, s.d.bytes);
+	close_split(&s);
+	destroy_split(&s);
+}
+
 /* It reads as the disk does; and it stays raw when other features are cleared. */
 static void use_raw_file(const struct shape *shape, bool no_pass_discard)
 {
@@ -240,24 +267,36 @@ static void raw_file_is_the_disk(const struct shape *shape)
 	use_raw_file(shape, true);
 }
 
+/* A raw data file that ends where the disk does, and reads as zeroes there. */
+static void open_raw(struct split *s, const struct shape *shape)
+{
+	static const unsigned char zeroes[512];
+
+	make_split(s, shape);
+	put_be64(s->d.filp, AUTOCLEAR_POS, QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+	memfile_store(s->data, s->d.bytes - 512, zeroes, 512);
+	open_split(s);
+}
+
+static void close_raw(struct split *s)
+{
+	read_back(&s->d, 0, s->d.bytes);
+	close_split(s);
+	expect(memfile_bytes(s->data) == s->d.bytes,
+	       "the data file of a disk of %llu bytes has %llu", s->d.bytes,
+	       memfile_bytes(s->data));
+	destroy_split(s);
+}
+
 /* Without holes a raw file is zeroed; where the disk ends that ends. */
 static void discard_ends_with_the_disk(const struct shape *shape)
 {
-	static const unsigned char zeroes[512];
 	struct split s = { .no_pass_discard = true };
 
-	make_split(&s, shape);
-	put_be64(s.d.filp, AUTOCLEAR_POS, QCOW2_AUTOCLEAR_DATA_FILE_RAW);
-	memfile_store(s.data, s.d.bytes - 512, zeroes, 512);
-	open_split(&s);
+	open_raw(&s, shape);
 	write_new(&s.d, s.d.bytes - 1024, 512);
 	make_zero(&s.d, QCOW2_OP_DISCARD, s.d.bytes - 1536, 1536);
-	read_back(&s.d, 0, s.d.bytes);
-	close_split(&s);
-	expect(memfile_bytes(s.data) == s.d.bytes,
-	       "the data file of a disk of %llu bytes has %llu", s.d.bytes,
-	       memfile_bytes(s.data));
-	destroy_split(&s);
+	close_raw(&s);
 }
 
 /* The file lost its tail, gets it back by writes where they are, and loses it again. */
@@ -288,20 +327,11 @@ static void discarded_data_stays_away(const struct shape *shape)
 /* Copying on write, too, ends where the disk ends. */
 static void raw_file_grows_no_longer(const struct shape *shape)
 {
-	static const unsigned char zeroes[512];
 	struct split s = {};
 
-	make_split(&s, shape);
-	put_be64(s.d.filp, AUTOCLEAR_POS, QCOW2_AUTOCLEAR_DATA_FILE_RAW);
-	memfile_store(s.data, s.d.bytes - 512, zeroes, 512);
-	open_split(&s);
+	open_raw(&s, shape);
 	write_new(&s.d, s.d.bytes - 1024, 512);
-	read_back(&s.d, 0, s.d.bytes);
-	close_split(&s);
-	expect(memfile_bytes(s.data) == s.d.bytes,
-	       "the data file of a disk of %llu bytes has %llu", s.d.bytes,
-	       memfile_bytes(s.data));
-	destroy_split(&s);
+	close_raw(&s);
 }
 
 static const struct test_case cases[] = {
@@ -310,6 +340,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(stale_data_is_hidden, shapes),
 	TEST_CASE(discarded_data_is_hidden, shapes),
 	TEST_CASE(misplaced_entry_is_damage, shapes),
+	TEST_CASE(nothing_is_copied_without_the_flag, shapes),
 	TEST_CASE(raw_file_is_the_disk, shapes),
 	TEST_CASE(raw_file_grows_no_longer, with_a_tail),
 	TEST_CASE(discard_ends_with_the_disk, with_a_tail),

@@ -582,7 +582,7 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_cache_set_max);
  * @img: the image
  * @bytes: the cap
  *
- * Context: any but atomic; does no I/O.
+ * Context: does not sleep.
  */
 void qcow2_cache_raise_max(struct qcow2_image *img, u64 bytes)
 {

@@ -576,12 +576,18 @@ static int check_drop(struct qcow2_image *img, u64 cluster)
 					     QCOW2_METADATA_NONE);
 }
 
+static u64 refcount_of(const struct qcow2_geometry *geo, u64 cluster,
+		       const struct qcow2_slice *slice)
+{
+	u32 index = cluster & (BIT_ULL(geo->refslice_bits) - 1);
+
+	return qcow2_get_refcount(slice->data, geo->refcount_order, index);
+}
+
 static int check_counted(struct qcow2_image *img, u64 cluster,
 			 struct qcow2_slice *slice)
 {
-	u32 index = cluster & (BIT_ULL(img->geo.refslice_bits) - 1);
-
-	if (qcow2_get_refcount(slice->data, img->geo.refcount_order, index))
+	if (refcount_of(&img->geo, cluster, slice))
 		return 0;
 	return qcow2_refcount_is_zero(img, cluster);
 }
@@ -589,11 +595,9 @@ static int check_counted(struct qcow2_image *img, u64 cluster,
 static int refcount_is_one(struct qcow2_image *img, u64 cluster,
 			   struct qcow2_slice *slice)
 {
-	u32 index = cluster & (BIT_ULL(img->geo.refslice_bits) - 1);
 	int ret = check_drop(img, cluster);
 
-	return ret ?: qcow2_get_refcount(slice->data, img->geo.refcount_order,
-					 index) == 1;
+	return ret ?: refcount_of(&img->geo, cluster, slice) == 1;
 }
 
 static int drop_reference(struct qcow2_image *img, u64 cluster,
@@ -833,7 +837,7 @@ int qcow2_check_entry_counted(struct qcow2_image *img, u64 word,
 
 		ret = qcow2_used_refcount_slice(img, cluster, need, &slice);
 		if (ret)
-			break;
+			return ret;
 		ret = check_counted(img, cluster, slice);
 		qcow2_slice_put(slice);
 	}

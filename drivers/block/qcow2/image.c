@@ -91,10 +91,8 @@ int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...)
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_image_fail);
 
-static void call_watch(struct work_struct *work)
+static void call_watch(struct qcow2_image *img)
 {
-	struct qcow2_image *img = container_of(work, struct qcow2_image,
-					       watch_work);
 	unsigned int noio = memalloc_noio_save();
 
 	mutex_lock(&img->watch_lock);
@@ -105,11 +103,16 @@ static void call_watch(struct work_struct *work)
 	memalloc_noio_restore(noio);
 }
 
+static void watch_work(struct work_struct *work)
+{
+	call_watch(container_of(work, struct qcow2_image, watch_work));
+}
+
 /**
  * qcow2_image_watch() - have something called when the image fails
  * @img: the image
- * @watch: called once, in a context that may sleep; soon if the image has
- *	failed already.  NULL: nothing will be called, or runs, any more.
+ * @watch: called once, in a context that may sleep; of an image that has failed
+ *	already before this returns.  NULL: nothing will be called, or runs, any more.
  * @data: for @watch
  *
  * Context: sleeps until a call that runs is done.
@@ -121,9 +124,8 @@ void qcow2_image_watch(struct qcow2_image *img, void (*watch)(void *data),
 	img->watch = watch;
 	img->watch_data = data;
 	mutex_unlock(&img->watch_lock);
-	/* Of one that failed before the call has come already, or is to come. */
 	if (watch && qcow2_image_needs_check(img))
-		queue_work(img->wq, &img->watch_work);
+		call_watch(img);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_image_watch);
 
@@ -748,7 +750,7 @@ static struct qcow2_image *alloc_image(const char *name)
 	xa_init(&img->freed);
 	INIT_LIST_HEAD(&img->in_flight);
 	INIT_WORK(&img->corrupt_work, mark_corrupt);
-	INIT_WORK(&img->watch_work, call_watch);
+	INIT_WORK(&img->watch_work, watch_work);
 	return img;
 }
 
