@@ -19,15 +19,15 @@
  * COPIED.  Nobody who has a struct qcow2_l2_meta in flight copies to or zeroes
  * subclusters that are NORMAL, so there is nobody to wait for.  That no metadata
  * lies there (invariant I8) was seen for all of the slice by qcow2_vet_slice(),
- * and no metadata has got a new place since.
+ * and no metadata has got a new place since.  The write that had it done has
+ * also done what comes before the first change of an image.
  *
  * Whatever is not that simple runs on the workqueue; so does a transfer for
  * which the file system would have to wait.
  */
 
-#include <linux/bitops.h>
-#include <linux/compiler.h>
 #include <linux/errno.h>
+#include <linux/uio.h>
 
 #include "image.h"
 
@@ -45,14 +45,9 @@ static void fast_done(struct qcow2_fio *fio)
 	io->done(io);
 }
 
-/* As qcow2_may_write(), but what has to be done first is done by the worker. */
 static bool may_write(const struct qcow2_io *io)
 {
-	const struct qcow2_image *img = io->img;
-
-	return !io->fua && !qcow2_image_read_only(img) &&
-	       !qcow2_image_needs_check(img) &&
-	       test_bit(QCOW2_IMAGE_WRITTEN, &img->flags);
+	return !io->fua && !qcow2_image_needs_check(io->img);
 }
 
 static int find_extent(const struct qcow2_io *io, struct qcow2_extent *extent)
