@@ -585,6 +585,7 @@ int qcow2_map_cached(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	rcu_read_unlock();
 	return ret;
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_map_cached);
 
 /**
  * qcow2_map_own_cached() - likewise, of data that may be written where it is
@@ -617,3 +618,4 @@ int qcow2_map_own_cached(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 		ret = -EAGAIN;
 	return ret;
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_map_own_cached);

@@ -287,6 +287,7 @@ void qcow2_metadata_moved(struct qcow2_image *img)
 	lockdep_assert_held(&img->meta_lock);
 	WRITE_ONCE(img->metadata_moves, img->metadata_moves + 1);
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_metadata_moved);
 
 /**
  * qcow2_slice_is_vetted() - is no COPIED cluster of an L2 slice metadata?
@@ -335,3 +336,4 @@ void qcow2_vet_slice(struct qcow2_image *img, struct qcow2_slice *slice)
 	}
 	WRITE_ONCE(slice->vetted, img->metadata_moves + 1);
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_vet_slice);
