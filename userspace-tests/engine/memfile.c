@@ -608,8 +608,10 @@ int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes)
 
 bool qcow2_file_can_nowait(const struct qcow2_file *file)
 {
+	if (file->filp->options.nowait == MEMFILE_NOWAIT_NEVER)
+		return false;
 	shim_point();
-	return file->filp->options.nowait != MEMFILE_NOWAIT_NEVER;
+	return true;
 }
 
 bool qcow2_file_has(const struct qcow2_file *file, u64 bytes)

@@ -50,6 +50,14 @@ static bool may_write(const struct qcow2_io *io)
 	return !io->fua && !qcow2_image_needs_check(io->img);
 }
 
+static bool may_be_fast(const struct qcow2_io *io)
+{
+	if (!qcow2_file_can_nowait(qcow2_data_file(io->img)))
+		return false;
+	return io->op == QCOW2_OP_READ ||
+	       (io->op == QCOW2_OP_WRITE && may_write(io));
+}
+
 static int find_extent(const struct qcow2_io *io, struct qcow2_extent *extent)
 {
 	u64 bytes = iov_iter_count(&io->iter);
@@ -68,6 +76,7 @@ static int find_extent(const struct qcow2_io *io, struct qcow2_extent *extent)
 	return 0;
 }
 
+/* The extent may be in a layer's file. */
 static bool file_is_ready(const struct qcow2_io *io,
 			  const struct qcow2_extent *extent)
 {
@@ -109,8 +118,7 @@ bool qcow2_fast_submit(struct qcow2_io *io)
 	struct qcow2_extent extent;
 	struct qcow2_epoch *epoch;
 
-	if (io->op != QCOW2_OP_READ &&
-	    (io->op != QCOW2_OP_WRITE || !may_write(io)))
+	if (!may_be_fast(io))
 		return false;
 	epoch = qcow2_epoch_enter(io->img);
 	if (find_extent(io, &extent) || !file_is_ready(io, &extent)) {
