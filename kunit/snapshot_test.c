@@ -147,9 +147,9 @@ static const struct table_row {
 	{ "L1 table far behind the end of the file", { 1ULL << 40, 2, 16, 1, 1 },
 	  0, 0 },
 	{ "L1 table up to what a file can have",
-	  { (1ULL << 63) - CLUSTER, CLUSTER / 8 - 1, 16, 1, 1 }, 0, 0 },
-	{ "L1 table one byte further",
-	  { (1ULL << 63) - CLUSTER, CLUSTER / 8, 16, 1, 1 },
+	  { QCOW2_MAX_HOST_OFFSET - CLUSTER, CLUSTER / 8, 16, 1, 1 }, 0, 0 },
+	{ "L1 table one entry further",
+	  { QCOW2_MAX_HOST_OFFSET - CLUSTER, CLUSTER / 8 + 1, 16, 1, 1 },
 	  -EUCLEAN, 0, "outside of any file" },
 	{ "L1 table whose end overflows", { -CLUSTER, CLUSTER / 8, 16, 1, 1 },
 	  -EUCLEAN, 0, "outside of any file" },
@@ -214,8 +214,14 @@ static void table_behind_the_file(struct kunit *test)
 	point_to_table(test, ti, 1ULL << 40, 2);
 	expect_open(test, ti, QCOW2_FILE_WRITABLE, -EUCLEAN, "truncated");
 	expect_open(test, ti, 0, 0, "");
-	point_to_table(test, ti, (1ULL << 63) - CLUSTER, 2);
-	expect_open(test, ti, 0, -EIO, "cannot read the snapshot table");
+	point_to_table(test, ti, QCOW2_MAX_HOST_OFFSET, 1);
+	expect_open(test, ti, 0, -EUCLEAN, "outside of any file");
+	point_to_table(test, ti, QCOW2_MAX_HOST_OFFSET - SZ_64K, 1);
+	expect_open(test, ti, 0, 0, "");
+	/* All of it is there for the header, but not what is read at once. */
+	point_to_table(test, ti, QCOW2_MAX_HOST_OFFSET - SZ_64K,
+		       SZ_64K / sizeof(struct qcow2_disk_snapshot));
+	expect_open(test, ti, 0, -EUCLEAN, "outside of any file");
 }
 
 /* 513 entries, of which the last can be made as long as one likes. */

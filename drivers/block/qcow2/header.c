@@ -333,7 +333,8 @@ int qcow2_check_table(const struct qcow2_geometry *geo, const char *what,
 				    "%s has %llu entries, wanted at most %llu",
 				    what, entries, max_bytes / entry_bytes);
 	bytes = entries * entry_bytes;
-	if (check_add_overflow(offset, bytes, &end) || end > S64_MAX)
+	if (check_add_overflow(offset, bytes, &end) ||
+	    end > QCOW2_MAX_HOST_OFFSET)
 		return qcow2_refuse(why, -EUCLEAN,
 				    "%s at offset 0x%llx is outside of any file",
 				    what, offset);

@@ -61,6 +61,8 @@ static const void *read_at(struct table_window *win, u64 offset, size_t bytes)
 	if (offset >= win->offset && into <= WINDOW_BYTES - bytes)
 		return win->data + into;
 	into = offset & (qcow2_file_align(win->file) - 1);
+	if (offset - into > QCOW2_MAX_HOST_OFFSET - WINDOW_BYTES)
+		return ERR_PTR(-EUCLEAN);
 	win->offset = offset - into;
 	ret = qcow2_file_read_buf(win->file, win->offset, win->data,
 				  WINDOW_BYTES);
@@ -130,6 +132,9 @@ static int check_entry_l1(struct qcow2_image *img,
 
 static int table_unreadable(struct qcow2_reason *why, int error)
 {
+	if (error == -EUCLEAN)
+		return qcow2_refuse(why, error,
+				    "snapshot table is outside of any file");
 	return qcow2_refuse(why, error == -ENOMEM ? error : -EIO,
 			    "cannot read the snapshot table (error %d)", error);
 }
