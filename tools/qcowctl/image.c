@@ -68,6 +68,8 @@ static const char *open_words(const struct image_name *name, bool writable,
 		return "is on a read-only file system; attach it with --read-only";
 	case EBUSY:
 		return "is in use: mounted, attached already (see 'qcowctl list'), or held by another driver";
+	case EMFILE:
+		return "cannot be opened beside so many other files; raise the limit ('ulimit -n')";
 	case ETXTBSY:
 		return "is in use as a program or as swap space, and cannot be written";
 	default:

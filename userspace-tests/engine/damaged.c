@@ -689,6 +689,7 @@ static void try_autoclear(void)
 	int i;
 
 	wl_say("autoclear features: ");
+	shim_log_clear();
 	load(&v, EMPTY);
 	put64(&v, HEADER_AUTOCLEAR, 1ULL << 40 | 1);
 	memfile_load_buf(filp, v.file, v.bytes);
@@ -703,6 +704,8 @@ static void try_autoclear(void)
 		if ((get64(&v, HEADER_AUTOCLEAR) == 0) != i)
 			wl_fail(SEED, i ? "they stay though the image was written" :
 				"they are gone though the image was only read");
+		if (count_text(shim_log(), "bitmaps are not maintained") != (unsigned int)i)
+			wl_fail(SEED, "what becomes of bitmaps is not told once");
 	}
 	memfile_destroy(filp);
 	free(v.file);

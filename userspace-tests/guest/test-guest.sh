@@ -33,6 +33,15 @@ guest() {
 	status=$?
 }
 
+guest_with_few_descriptors() {
+	(
+		ulimit -S -n 256
+		guest "$@"
+		exit "$status"
+	)
+	status=$?
+}
+
 is() {
 	[ "$1" = "$2" ]
 }
@@ -161,6 +170,10 @@ test_machine() {
 	check "--cpus" $?
 	[ "$(tail -n 1 stdout)" -gt 900000 ] && [ "$(tail -n 1 stdout)" -le 1048576 ]
 	check "--mem" $?
+	# Each file that the guest knows is open on the machine too.
+	guest_with_few_descriptors -- \
+		sh -c 'find /usr/share -type f 2>/dev/null | head -n 1000 | xargs cat >/dev/null && ls /'
+	check "the caller's limit of open files is raised" "$status"
 	guest --kernel nonsense -- true
 	[ "$status" -eq 2 ] && grep -q 'there are uml' stderr
 	check "an unknown kernel is refused with those there are" $?

@@ -472,7 +472,7 @@ static int decompress(struct qcow2_image *img, struct job *job, u64 word,
 	if (codec->decompress(job->workspace, stream, bytes, data,
 			      img->geo.cluster_bytes))
 		return cannot_read(img, offset, bytes,
-				   "it is damaged; run 'qemu-img check'");
+				   "it is damaged, which 'qemu-img check' does not see; restore it or overwrite all of it");
 	return 0;
 }
 

@@ -347,13 +347,18 @@ static int write_features(struct qcow2_image *img, u64 incompatible,
 int qcow2_image_prepare_write(struct qcow2_image *img)
 {
 	u64 kept = qcow2_kept_autoclear(&img->geo);
+	u64 cleared;
 	int ret = 0;
 
 	if (test_bit(QCOW2_IMAGE_WRITTEN, &img->flags))
 		return 0;
 	mutex_lock(&img->grow_lock);
-	if (img->geo.autoclear != kept)
+	cleared = img->geo.autoclear & ~kept;
+	if (cleared)
 		ret = write_features(img, img->geo.incompatible, kept);
+	if (!ret && (cleared & QCOW2_AUTOCLEAR_BITMAPS))
+		pr_warn("qcow2: %s: its persistent bitmaps are not maintained, so this write made them invalid; when it is detached 'qemu-img check -r leaks' gives back their space\n",
+			img->name);
 	if (!ret)
 		set_bit(QCOW2_IMAGE_WRITTEN, &img->flags);
 	mutex_unlock(&img->grow_lock);

@@ -562,7 +562,7 @@ test_chain_length()
 	run with_few_files_for_ever "$fake" attach l200
 	is "200 layers and 40 descriptors: exits 1" [ "$rc" = 1 ]
 	is "200 layers and 40 descriptors: says so" \
-		grep -qx "qcowctl: l[0-9]*: its backing file 'l[0-9]*': cannot open: Too many open files" \
+		grep -qx "qcowctl: l[0-9]*: its backing file 'l[0-9]*': cannot be opened beside so many other files; raise the limit ('ulimit -n')" \
 		"$tmp/err"
 	fresh_machine
 	ulimit -S -n "$(ulimit -H -n)"
