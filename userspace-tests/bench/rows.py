@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The rows of the benchmark: what is done, on which devices, with which targets.
+
+A row runs one fio job (jobs/JOB.fio) on disks that are all in the same state, which
+stage.py can make. The driver under test is always the first device.
+
+	raw		the file itself
+	loop		loop, --direct-io=on, on a raw file
+	thin		dm-thin on loop, blocks of 64 KiB
+	snapshot	dm-snapshot on loop, chunks of 64 KiB
+	nbd		qemu-nbd, of the image
+	chain-1		the driver, on one image instead of a chain
+"""
+
+from typing import NamedTuple
+
+DRIVER = "qcow2"
+ALL = ("loop", "raw", "thin", "nbd")
+
+
+class Row(NamedTuple):
+    """targets: device -> the ratio that the driver is to reach to it."""
+    name: str
+    title: str
+    job: str
+    state: str
+    peers: tuple
+    targets: dict
+
+    @property
+    def devices(self):
+        return (DRIVER, *self.peers)
+
+
+ROWS = (
+    Row("randread-qd1", "4K randread, QD1", "randread-qd1", "full", ALL,
+        {"loop": 1.6, "raw": 0.85, "nbd": 8}),
+    Row("randread-qd32", "4K randread, QD32", "randread-qd32", "full", ALL,
+        {"loop": 1.25, "raw": 0.85, "nbd": 4.5}),
+    Row("randwrite-qd1", "4K randwrite, QD1", "randwrite-qd1", "full", ALL,
+        {"loop": 1.6, "raw": 0.85, "nbd": 8}),
+    Row("randwrite-qd32", "4K randwrite, QD32", "randwrite-qd32", "full", ALL,
+        {"loop": 1.2, "raw": 0.75, "nbd": 4}),
+    Row("read", "128K sequential read, QD16", "read", "full", ALL,
+        {"loop": 1.05, "raw": 0.95, "nbd": 2}),
+    Row("write", "128K sequential write, QD16", "write", "full", ALL,
+        {"loop": 1.0, "raw": 0.95, "nbd": 2}),
+    Row("randread-jobs", "4K randread, 4 jobs, QD8 each", "randread-jobs", "full", ALL,
+        {"loop": 1.4, "raw": 0.85, "nbd": 4}),
+    Row("write-empty", "128K sequential write, empty image", "write-empty", "empty", ALL,
+        {"loop": 0.9, "nbd": 3}),
+    Row("randwrite-empty", "4K randwrite, empty image", "randwrite-empty", "empty", ALL,
+        {"loop": 0.8, "nbd": 8}),
+    Row("overlay-extended", "4K randwrite, empty overlay, extended L2",
+        "randwrite-overlay", "overlay-extended", ("loop", "nbd"), {"loop": 0.6, "nbd": 5}),
+    Row("overlay", "4K randwrite, empty overlay, standard L2", "randwrite-overlay",
+        "overlay", ("snapshot", "thin", "nbd"), {"snapshot": 3, "nbd": 5}),
+    Row("chain", "4K randread, chain of 10", "randread-qd32", "chain", ("chain-1",),
+        {"chain-1": 0.95}),
+    Row("fsync", "4K randwrite, fsync=1, 4 jobs", "fsync", "full", ("loop", "raw", "nbd"),
+        {"loop": 0.95}),
+    Row("zlib", "4K randread, zlib base", "randread-qd32", "zlib", ("nbd",), {"nbd": 2}),
+    Row("zstd", "4K randread, zstd base", "randread-qd32", "zstd", ("nbd",), {"nbd": 2}),
+    Row("mixed", "4K 70/30, QD32", "mixed", "full", ("loop", "raw", "nbd"), {}),
+    Row("randread-16k", "16K randread, QD32", "randread-16k", "full",
+        ("loop", "raw", "nbd"), {}),
+    Row("randread-qd128", "4K randread, QD128", "randread-qd128", "full",
+        ("loop", "raw", "nbd"), {}),
+)
+
+
+class CpuRow(NamedTuple):
+    """CPU time per I/O in the runs of another row; targets are upper limits."""
+    name: str
+    title: str
+    row: str
+    targets: dict
+
+
+CPU_ROWS = (
+    CpuRow("cpu-randread", "CPU time per 4K randread, QD32", "randread-qd32",
+           {"loop": 0.8, "nbd": 0.25}),
+    CpuRow("cpu-randwrite", "CPU time per 4K randwrite, QD32", "randwrite-qd32",
+           {"loop": 0.8, "nbd": 0.25}),
+)
+
+# Not a ratio: metadata reads are counted, see misses.py.
+MISSES = "misses"
+MISSES_TITLE = "4K randread, cache of 1/8 of the tables"
+# The same row's other half: who does not miss does not wait for those who do.
+WAITING = "waiting"
+WAITING_TITLE = "a hit beside misses, disk of 100 ms"
+
+NAMES = tuple(row.name for row in ROWS) + (MISSES,)
+
+
+def by_name(name):
+    return next(row for row in ROWS if row.name == name)

@@ -1,0 +1,105 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""Measure, in a guest (see scripts/bench): writes what every run gave as JSON.
+
+Rounds are outermost, so that what the machine does beside hits all devices alike,
+and the order of the devices is another one in each round.
+"""
+
+import argparse
+import platform
+
+import rows
+from measure import *
+from misses import count_misses
+
+
+class Runner:
+    """The stage and what was measured on it."""
+
+    def __init__(self, size, mapped_size, seconds):
+        self.stage = Stage(size)
+        self.mapped_size, self.seconds = mapped_size, seconds
+        self.results = {}
+        self.misses = []
+        self.failures = 0
+
+    def measure(self, row, device, seed):
+        """One run; its numbers are kept and returned."""
+        with self.stage.open(device, row.state) as path:
+            warm_up(path)
+            result = fio(row.job, path, self.seconds, seed)
+        result["round"] = seed
+        self.results.setdefault(row.name, {}).setdefault(device, []).append(result)
+        return result
+
+    def count(self, seed):
+        """One run of the row that counts."""
+        result = count_misses(self.mapped_size, self.seconds, seed)
+        self.misses.append(result)
+        return result
+
+    def round(self, names, number):
+        """All rows; a run that fails is left out, which the report shows."""
+        for row in rows.ROWS:
+            if row.name not in names:
+                continue
+            shift = number % len(row.devices)
+            for device in row.devices[shift:] + row.devices[:shift]:
+                self.attempt(f"round {number + 1}, {row.title}, {device}",
+                             lambda: self.measure(row, device, number + 1))
+        if rows.MISSES in names:
+            self.attempt(f"round {number + 1}, {rows.MISSES_TITLE}",
+                         lambda: self.count(number + 1))
+
+    def attempt(self, title, what):
+        try:
+            note(f"{title}: {what()['iops'] / 1000:.2f} k/s")
+        except Failure as failure:
+            self.failures += 1
+            note(f"{title}: failed: {failure}")
+
+
+def versions():
+    return {"kernel": " ".join(platform.uname()[i] for i in (0, 2, 3)),
+            "architecture": platform.machine(),
+            "guest_cpus": os.cpu_count(),
+            "guest_memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "fio": run("fio", "--version").stdout.strip(),
+            "qemu": run("qemu-nbd", "--version").stdout.splitlines()[0].strip()}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(prog="runner.py", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--mapped-size", type=int, required=True)
+    parser.add_argument("--disk-size", type=int, required=True)
+    parser.add_argument("--output", required=True)
+    parser.add_argument("rows", nargs="+")
+    return parser.parse_args()
+
+
+def main():
+    options = parse_arguments()
+    runner = Runner(options.size, options.mapped_size, options.seconds)
+    began = time.monotonic()
+    with runner.stage.set_up(options.disk_size):
+        runner.stage.prepare({row.state for row in rows.ROWS if row.name in options.rows})
+        note(f"prepared in {time.monotonic() - began:.0f} s")
+        for number in range(options.rounds):
+            runner.round(options.rows, number)
+        runner.stage.check_all()
+    found = {"rounds": options.rounds, "seconds": options.seconds, "size": options.size,
+             "mapped_size": options.mapped_size, "failures": runner.failures,
+             "duration": round(time.monotonic() - began), "guest": versions(),
+             "rows": runner.results, rows.MISSES: runner.misses}
+    with open(options.output, "w", encoding="ascii") as file:
+        json.dump(found, file, indent=1)
+    return 1 if runner.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
