@@ -507,6 +507,25 @@ static void write_entries(struct kunit *test, struct test_image *ti,
 	}
 }
 
+/* The same, now that its slice is in the cache. */
+static void expect_cached(struct kunit *test, struct test_image *ti,
+			  const struct extent_row *row,
+			  const struct qcow2_extent *extent)
+{
+	struct qcow2_extent cached = {};
+	unsigned int reads = ti->reads;
+
+	KUNIT_EXPECT_EQ(test, row->ret,
+			qcow2_map_cached(ti->img, HOST(row->index) + row->offset,
+					 row->bytes, &cached));
+	KUNIT_EXPECT_EQ(test, reads, ti->reads);
+	if (row->ret)
+		return;
+	KUNIT_EXPECT_EQ(test, extent->type, cached.type);
+	KUNIT_EXPECT_EQ(test, extent->bytes, cached.bytes);
+	KUNIT_EXPECT_EQ(test, extent->host_offset, cached.host_offset);
+}
+
 static void extent_is_found(struct kunit *test)
 {
 	const struct extent_row *row = test->param_value;
@@ -514,16 +533,100 @@ static void extent_is_found(struct kunit *test)
 	struct qcow2_extent extent = {};
 
 	write_entries(test, ti, row);
+	KUNIT_EXPECT_EQ(test, -EAGAIN,
+			qcow2_map_cached(ti->img, HOST(row->index) + row->offset,
+					 row->bytes, &extent));
+	KUNIT_EXPECT_EQ_MSG(test, 0, ti->reads, "that was to take no I/O");
 	KUNIT_ASSERT_EQ(test, row->ret,
 			qcow2_map(ti->img, HOST(row->index) + row->offset,
 				  row->bytes, &extent));
 	KUNIT_EXPECT_EQ(test, !!row->ret, qcow2_image_needs_check(ti->img));
+	expect_cached(test, ti, row, &extent);
 	if (row->ret)
 		return;
 	KUNIT_EXPECT_EQ(test, row->type, extent.type);
 	KUNIT_EXPECT_EQ(test, row->extent_bytes, extent.bytes);
 	if (row->type == QCOW2_SUBCLUSTER_NORMAL)
 		KUNIT_EXPECT_EQ(test, row->host_offset, extent.host_offset);
+}
+
+/* What a write without a worker may overwrite. */
+static const struct own_row {
+	const char *name;
+	u64 words[2];
+	u64 bytes;
+	bool metadata_moves;
+	int ret;
+} own_rows[] = {
+	{ "one cluster", { HOST(7) | COPIED }, HOST(1) },
+	{ "a shared one behind it", { HOST(7) | COPIED, HOST(8) }, HOST(1) },
+	{ "up to a shared one", { HOST(7) | COPIED, HOST(8) }, HOST(2), false,
+	  -EAGAIN },
+	{ "two", { HOST(7) | COPIED, HOST(8) | COPIED }, HOST(2) },
+	{ "a shared one", { HOST(7) }, HOST(1), false, -EAGAIN },
+	{ "zeroes with a cluster", { HOST(7) | ZERO | COPIED }, HOST(1), false,
+	  -EAGAIN },
+	{ "zeroes", { ZERO }, HOST(1), false, -EAGAIN },
+	{ "nothing", { 0 }, HOST(1), false, -EAGAIN },
+	{ "compressed", { COMPRESSED | HOST(7) }, HOST(1), false, -EAGAIN },
+	{ "beside one that is metadata",
+	  { HOST(7) | COPIED, HOST(TEST_L2) | COPIED }, HOST(1), false,
+	  -EAGAIN },
+	{ "beside a shared one that is metadata",
+	  { HOST(7) | COPIED, HOST(TEST_L2) }, HOST(1) },
+	{ "beside a compressed one, whose word looks so",
+	  { HOST(7) | COPIED, HOST(TEST_L2) | COPIED | COMPRESSED }, HOST(1) },
+	{ "before metadata got a place", { HOST(7) | COPIED }, HOST(1), true,
+	  -EAGAIN },
+};
+
+KUNIT_ARRAY_PARAM_DESC(own, own_rows, name);
+
+static void own_extent_is_found(struct kunit *test)
+{
+	const struct own_row *row = test->param_value;
+	struct test_image *ti = test_image(test, &standard);
+	__be64 words[] = { cpu_to_be64(row->words[0]),
+			   cpu_to_be64(row->words[1]) };
+	u64 l2 = test_cluster_offset(ti, TEST_L2);
+	struct qcow2_extent extent = {};
+	struct qcow2_slice *slice;
+
+	test_image_write(test, ti, l2, words, sizeof(words));
+	slice = test_slice(test, ti, QCOW2_SLICE_L2, l2);
+	KUNIT_EXPECT_EQ_MSG(test, -EAGAIN,
+			    qcow2_map_own_cached(ti->img, 0, row->bytes,
+						 &extent),
+			    "nobody has vetted it");
+	mutex_lock(&ti->img->meta_lock);
+	qcow2_vet_slice(ti->img, slice);
+	if (row->metadata_moves)
+		qcow2_metadata_moved(ti->img);
+	mutex_unlock(&ti->img->meta_lock);
+	KUNIT_EXPECT_EQ(test, row->ret,
+			qcow2_map_own_cached(ti->img, 0, row->bytes, &extent));
+	if (!row->ret) {
+		KUNIT_EXPECT_EQ(test, HOST(7), extent.host_offset);
+		KUNIT_EXPECT_EQ(test, row->bytes, extent.bytes);
+	}
+}
+
+static void shared_table_has_no_own_extent(struct kunit *test)
+{
+	struct test_image *ti = test_image(test, &standard);
+	__be64 word = cpu_to_be64(HOST(7) | COPIED);
+	u64 l2 = test_cluster_offset(ti, TEST_L2);
+	struct qcow2_extent extent = {};
+	struct qcow2_slice *slice;
+
+	test_image_write(test, ti, l2, &word, sizeof(word));
+	slice = test_slice(test, ti, QCOW2_SLICE_L2, l2);
+	mutex_lock(&ti->img->meta_lock);
+	qcow2_vet_slice(ti->img, slice);
+	mutex_unlock(&ti->img->meta_lock);
+	rcu_dereference_protected(ti->img->l1, true)->entry[0] = l2;
+	KUNIT_EXPECT_EQ(test, -EAGAIN,
+			qcow2_map_own_cached(ti->img, 0, HOST(1), &extent));
 }
 
 static void without_an_l2_table_all_is_unallocated(struct kunit *test)
@@ -607,6 +710,8 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(clusters_that_bytes_need, sizes_gen_params),
 	KUNIT_CASE_PARAM(entry_is_stored_at_its_index, sizes_gen_params),
 	KUNIT_CASE_PARAM(extent_is_found, extent_gen_params),
+	KUNIT_CASE_PARAM(own_extent_is_found, own_gen_params),
+	KUNIT_CASE(shared_table_has_no_own_extent),
 	KUNIT_CASE(without_an_l2_table_all_is_unallocated),
 	KUNIT_CASE(damaged_l1_entry_is_not_followed),
 	{}

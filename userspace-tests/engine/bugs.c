@@ -192,6 +192,9 @@ static void punch_of_a_kept_cluster_meets_writes(const struct shape *shape)
  * L2 tables that a snapshot shares.
  */
 
+/* Every second of so many clusters is discarded. */
+#define HOLES	24
+
 /* All clusters are written and then shared with a snapshot. */
 static void make_shared_disk(struct disk *d, const struct shape *shape)
 {
@@ -407,6 +410,61 @@ static void partial_write_loses_the_rest_or_the_snapshot(const struct shape *sha
 	attach(&d);
 	read_back(&d, 0, d.bytes);
 	detach_and_look(&d);
+	free(before);
+	destroy(&d);
+}
+
+static u64 guest_at(struct disk *d, u64 host)
+{
+	u64 pos;
+
+	for (pos = 0; pos < d->bytes; pos += d->cluster)
+		if (host_of(d, pos) == host)
+			return pos;
+	fail("nothing lies at 0x%llx", host);
+}
+
+/*
+ * Has a cluster that is the disk's own lie in front of one that is shared, and
+ * says which: the first hole that is taken is made again, for its neighbour.
+ */
+static u64 own_before_shared(struct disk *d)
+{
+	u64 hole, pos;
+
+	write_new(d, d->cluster, d->cluster);
+	hole = host_of(d, d->cluster);
+	pos = guest_at(d, hole + d->cluster) - d->cluster;
+	make_zero(d, QCOW2_OP_DISCARD, d->cluster, d->cluster);
+	settle(d);
+	write_new(d, pos, d->cluster);
+	expect(host_of(d, pos) == hole, "cluster 0x%llx went to 0x%llx", pos,
+	       host_of(d, pos));
+	return pos;
+}
+
+static void write_takes_the_next_cluster_for_its_own(const struct shape *shape)
+{
+	struct disk d = { .options.nowait = MEMFILE_NOWAIT_ALWAYS };
+	unsigned char *before;
+	u64 n, pos;
+
+	make_disk(&d, shape);
+	attach(&d);
+	write_all(&d);
+	for (n = 1; n < HOLES; n += 2)
+		make_zero(&d, QCOW2_OP_DISCARD, n * d.cluster, d.cluster);
+	detach_and_look(&d);
+	take_snapshot(&d);
+	before = must(malloc(d.bytes));
+	memcpy(before, d.content, d.bytes);
+	attach(&d);
+	pos = own_before_shared(&d);
+	write_new(&d, pos, d.cluster);
+	write_new(&d, pos, 2 * d.cluster);
+	read_back(&d, 0, d.bytes);
+	detach_and_look(&d);
+	expect_snapshot(&d, before);
 	free(before);
 	destroy(&d);
 }
@@ -1166,6 +1224,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(failed_move_of_a_table_gives_it_out, shared_shapes),
 	TEST_CASE(l1_entry_is_not_copied_after_its_table_moved, shared_shapes),
 	TEST_CASE(partial_write_loses_the_rest_or_the_snapshot, all_shapes),
+	TEST_CASE(write_takes_the_next_cluster_for_its_own, all_shapes),
 	TEST_CASE(allocator_gives_out_offset_0, all_shapes),
 	TEST_CASE(discarding_and_rewriting_grows_the_file, bounded_shapes),
 	TEST_CASE(large_refcount_table_is_refused, large_shapes),

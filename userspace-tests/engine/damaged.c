@@ -428,6 +428,17 @@ static const struct damage damages[] = {
 	  .use = { { WRITE, 0, 512 } },
 	  .bad = { WRITE, 512 * K + 4 * K, 512 },
 	  .good = { READ, 512 * K, 512 } },
+	{ "data on the L1 table, beside what was written", PREALLOCATED,
+	  .damage = data_on_l1,
+	  .use = { { WRITE, 64 * K, 4 * K }, { WRITE, 64 * K, 4 * K } },
+	  .bad = { WRITE, 0, 4 * K }, .good = { READ, 64 * K, 64 * K } },
+	{ "data on a cluster that becomes an L2 table, beside what was written",
+	  SMALL, .prepare = { { WRITE, 512 * K, 512 } },
+	  .damage = data_on_free,
+	  .use = { { WRITE, 512 * K, 512 }, { WRITE, 0, 512 },
+		   { WRITE, 900 * K, 512 }, { WRITE, 900 * K, 512 } },
+	  .bad = { WRITE, 512 * K + 4 * K, 512 },
+	  .good = { READ, 512 * K, 512 } },
 	{ "data on a cluster that becomes a refcount block", SMALL,
 	  .prepare = { { WRITE, 512 * K, 512 } },
 	  .damage = data_on_next_refblock, .use = { { WRITE, 0, 64 * K } },
@@ -641,7 +652,10 @@ static void use_damaged(const struct victim *v, const struct damage *d,
 
 static void try(const struct damage *d)
 {
-	struct memfile_options options = { .seed = SEED };
+	struct memfile_options options = {
+		.seed = SEED,
+		.nowait = MEMFILE_NOWAIT_ALWAYS,
+	};
 	struct file *filp = memfile_create(&options);
 	struct victim v;
 	char text[200];

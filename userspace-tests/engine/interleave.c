@@ -331,6 +331,7 @@ struct write {
 /**
  * struct play - a scene with A stopped at one place
  * @scene: the scene
+ * @nowait: do transfers go without a worker where they can?
  * @stop_at: number of the place, from 0
  * @w: the file, the image, the disk
  * @path: name of the file at the start
@@ -347,6 +348,7 @@ struct write {
  */
 struct play {
 	const struct scene *scene;
+	enum memfile_nowait nowait;
 	unsigned int stop_at;
 	struct workload w;
 	char path[600];
@@ -883,7 +885,11 @@ static void forget_copied(unsigned char *file, size_t bytes)
 
 static void set_stage(struct play *p)
 {
-	struct memfile_options options = { .seed = SEED, .record = true };
+	struct memfile_options options = {
+		.seed = SEED,
+		.record = true,
+		.nowait = p->nowait,
+	};
 	struct base_options base = images[p->scene->image];
 	struct qimg q;
 	unsigned char *content;
@@ -1017,18 +1023,21 @@ static bool act_both(struct play *p)
 	return true;
 }
 
-static bool play_scene(const struct scene *scene, unsigned int stop_at)
+static bool play_scene(const struct scene *scene, enum memfile_nowait nowait,
+		       unsigned int stop_at)
 {
 	struct play *p = must(calloc(1, sizeof(*p)));
 	char text[200];
 	bool reached;
 
-	snprintf(text, sizeof(text), "%s, stopped at %u: ", scene->name,
+	snprintf(text, sizeof(text), "%s, %s, stopped at %u: ", scene->name,
+		 nowait == MEMFILE_NOWAIT_NEVER ? "by workers" : "fast",
 		 stop_at);
 	wl_say(text);
 	wl_name_seed(SEED, HANG_SECONDS);
 	shim_log_clear();
 	p->scene = scene;
+	p->nowait = nowait;
 	p->stop_at = stop_at;
 	set_stage(p);
 	take_steps(p, scene->before);
@@ -1042,6 +1051,18 @@ static bool play_scene(const struct scene *scene, unsigned int stop_at)
 	wl_say("");
 	total.plays++;
 	return reached;
+}
+
+static void play_all(const struct scene *scene, enum memfile_nowait nowait,
+		     u64 only)
+{
+	unsigned int i;
+
+	for (i = only == ~0ULL ? 0 : only; play_scene(scene, nowait, i); i++)
+		if (only != ~0ULL)
+			break;
+	if (verbose)
+		fprintf(stderr, "%u places: %s\n", i, scene->name);
 }
 
 static void usage(void)
@@ -1066,7 +1087,6 @@ int main(int argc, char **argv)
 		{ "verbose", 0, NULL, 'v' }, { NULL, 0, NULL, 0 }
 	};
 	u64 from = 1, step = 1, nr = ~0ULL, only = ~0ULL;
-	unsigned int i;
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -1090,14 +1110,8 @@ int main(int argc, char **argv)
 		wl_fail(SEED, "cannot make the pools");
 	shim_set_hook(stop_here);
 	for (; nr && from <= ARRAY_SIZE(scenes); nr--, from += step) {
-		const struct scene *scene = &scenes[from - 1];
-
-		for (i = only == ~0ULL ? 0 : only; play_scene(scene, i); i++)
-			if (only != ~0ULL)
-				break;
-		if (verbose)
-			fprintf(stderr, "scene %llu: %u places: %s\n", from, i,
-				scene->name);
+		play_all(&scenes[from - 1], MEMFILE_NOWAIT_NEVER, only);
+		play_all(&scenes[from - 1], MEMFILE_NOWAIT_ALWAYS, only);
 		total.scenes++;
 	}
 	alarm(0);

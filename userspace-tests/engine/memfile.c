@@ -44,6 +44,7 @@ struct block {
  * @record: number of its record, -1 if there is none
  * @data: its data, copied
  * @error: how it ended
+ * @again: but say that it would have to wait
  */
 struct transfer {
 	struct list_head link;
@@ -52,6 +53,7 @@ struct transfer {
 	ssize_t record;
 	unsigned char *data;
 	int error;
+	bool again;
 };
 
 struct file {
@@ -428,7 +430,7 @@ static void carry_out(struct file *filp, struct transfer *t)
 	if (!fio->write && !t->error)
 		copy_to_iter(t->data, bytes, &iter);
 	nap(filp, false);
-	fio->error = t->error;
+	fio->error = t->again && !t->error ? -EAGAIN : t->error;
 
 	enter(filp);
 	list_del(&t->all);
@@ -497,6 +499,22 @@ static void check_transfer(struct file *filp, struct qcow2_fio *fio)
 		shim_die("memfile: a write to a file that is only read");
 }
 
+/*
+ * Like a file system that has to read something of its own first, now and then,
+ * or whose disk has no request left.
+ */
+static bool would_wait(struct file *filp, const struct qcow2_fio *fio)
+{
+	bool ret;
+
+	if (!fio->nowait || filp->options.nowait == MEMFILE_NOWAIT_ALWAYS)
+		return false;
+	enter(filp);
+	ret = !shim_below(&filp->random, 16);
+	leave(filp);
+	return ret;
+}
+
 void qcow2_file_submit(struct qcow2_fio *fio)
 {
 	struct file *filp = fio->file->filp;
@@ -513,9 +531,15 @@ void qcow2_file_submit(struct qcow2_fio *fio)
 		fio->done(fio);
 		return;
 	}
+	if (would_wait(filp, fio)) {
+		fio->error = -EAGAIN;
+		fio->done(fio);
+		return;
+	}
 	t = must(calloc(1, sizeof(*t)));
 	t->fio = fio;
 	t->data = must(malloc(bytes));
+	t->again = would_wait(filp, fio);
 	shim_hb_before(fio);
 	enter(filp);
 	t->record = begin(filp, fio->write ? MEMFILE_WRITE : MEMFILE_READ,
@@ -581,6 +605,19 @@ int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes)
 /*
  * The rest of file.h.
  */
+
+bool qcow2_file_can_nowait(const struct qcow2_file *file)
+{
+	if (file->filp->options.nowait == MEMFILE_NOWAIT_NEVER)
+		return false;
+	shim_point();
+	return true;
+}
+
+bool qcow2_file_has(const struct qcow2_file *file, u64 bytes)
+{
+	return bytes <= memfile_bytes(file->filp);
+}
 
 int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes)
 {

@@ -16,6 +16,19 @@
 struct file;
 
 /**
+ * enum memfile_nowait - what becomes of transfers that are not to wait
+ * @MEMFILE_NOWAIT_RANDOM: now and then one would have to wait, which is seen at
+ *	once, or when some of it is done
+ * @MEMFILE_NOWAIT_NEVER: the file is not fit for them, as with a page cache
+ * @MEMFILE_NOWAIT_ALWAYS: they never have to
+ */
+enum memfile_nowait {
+	MEMFILE_NOWAIT_RANDOM,
+	MEMFILE_NOWAIT_NEVER,
+	MEMFILE_NOWAIT_ALWAYS,
+};
+
+/**
  * struct memfile_options - how a file behaves
  * @seed: of the order and the delays of transfers
  * @threads: how many carry transfers out; 0: transfers are done at once, by who
@@ -26,6 +39,7 @@ struct file;
  * @align: offsets, lengths and memory must be multiples of it; 512 if 0
  * @max_bytes: the largest size, which the file tells; 0 for 2^62
  * @record: keep a log of all operations
+ * @nowait: what becomes of transfers that are not to wait
  * @guest_punches: holes may be made where transfers go on, as guests ask for them
  *	in a raw data file
  * @clock: points in time are those of this file, which is destroyed later; so the
@@ -40,6 +54,7 @@ struct memfile_options {
 	unsigned int align;
 	u64 max_bytes;
 	bool record;
+	enum memfile_nowait nowait;
 	bool guest_punches;
 	struct file *clock;
 };

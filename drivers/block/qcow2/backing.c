@@ -454,15 +454,18 @@ static bool is_unallocated(const struct qcow2_extent *extent)
 	       extent->type == QCOW2_SUBCLUSTER_UNALLOCATED_ALLOC;
 }
 
+typedef int map_fn(struct qcow2_image *layer, u64 guest_offset, u64 bytes,
+		   struct qcow2_extent *extent);
+
 /* Behind the end of a layer are zeroes, whatever lies beneath it. */
 static int map_in_layer(struct qcow2_image *layer, u64 guest_offset, u64 bytes,
-			struct qcow2_extent *extent)
+			struct qcow2_extent *extent, map_fn *map)
 {
 	u64 end = layer->geo.virtual_bytes;
 
 	if (guest_offset < end)
-		return qcow2_map(layer, guest_offset,
-				 min(bytes, end - guest_offset), extent);
+		return map(layer, guest_offset, min(bytes, end - guest_offset),
+			   extent);
 	*extent = (struct qcow2_extent) {
 		.type = QCOW2_SUBCLUSTER_ZERO_PLAIN,
 		.img = layer,
@@ -478,7 +481,8 @@ static int has_nothing(struct qcow2_image *layer, u64 start, u64 end)
 	int ret;
 
 	for (; start < end; start += extent.bytes) {
-		ret = map_in_layer(layer, start, end - start, &extent);
+		ret = map_in_layer(layer, start, end - start, &extent,
+				   qcow2_map);
 		if (ret)
 			return ret;
 		if (!is_unallocated(&extent))
@@ -610,18 +614,16 @@ static u32 begin_at(struct qcow2_image *img, u64 guest_offset, u64 *bytes)
 	return depth;
 }
 
-static int resolve_beneath(struct qcow2_image *img, u64 guest_offset, u64 bytes,
-			   struct qcow2_extent *extent)
+/* From layer @i on, counted from 0. */
+static int search(struct qcow2_image *img, u32 i, u64 guest_offset, u64 bytes,
+		  struct qcow2_extent *extent, map_fn *map)
 {
 	struct qcow2_chain *chain = &img->chain;
-	u32 i = 0;
 	int ret;
 
-	if (chain->nr > 1)
-		i = begin_at(img, guest_offset, &bytes) - 1;
 	for (; i < chain->nr; i++) {
 		ret = map_in_layer(chain->layers[i], guest_offset, bytes,
-				   extent);
+				   extent, map);
 		if (ret || !is_unallocated(extent))
 			return ret;
 		bytes = extent->bytes;
@@ -632,6 +634,16 @@ static int resolve_beneath(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 		.bytes = bytes,
 	};
 	return 0;
+}
+
+static int resolve_beneath(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+			   struct qcow2_extent *extent)
+{
+	u32 i = 0;
+
+	if (img->chain.nr > 1)
+		i = begin_at(img, guest_offset, &bytes) - 1;
+	return search(img, i, guest_offset, bytes, extent, qcow2_map);
 }
 
 /*
@@ -674,3 +686,45 @@ int qcow2_resolve(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	return resolve_beneath(img, guest_offset, extent->bytes, extent);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_resolve);
+
+/* In one cluster, where the search is known to begin. */
+static int resolve_beneath_cached(struct qcow2_image *img, u64 guest_offset,
+				  u64 bytes, struct qcow2_extent *extent)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u32 depth = 1;
+
+	if (img->chain.nr > 1) {
+		depth = known_depth(&img->chain,
+				    guest_offset >> geo->cluster_bits);
+		bytes = min_t(u64, bytes, geo->cluster_bytes -
+			      qcow2_into_cluster(geo, guest_offset));
+	}
+	if (!depth)
+		return -EAGAIN;
+	return search(img, depth - 1, guest_offset, bytes, extent,
+		      qcow2_map_cached);
+}
+
+/**
+ * qcow2_resolve_cached() - as qcow2_resolve(), if that takes no I/O
+ * @img: the image
+ * @guest_offset: first byte, inside of the virtual disk's clusters
+ * @bytes: how many bytes are of interest
+ * @extent: filled in as by qcow2_resolve()
+ *
+ * Context: as qcow2_map_cached().
+ * Return: as qcow2_map_cached(); what is damaged qcow2_resolve() is to tell.
+ */
+int qcow2_resolve_cached(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+			 struct qcow2_extent *extent)
+{
+	int ret;
+
+	if (qcow2_image_is_view(img))
+		return resolve_beneath_cached(img, guest_offset, bytes, extent);
+	ret = qcow2_map_cached(img, guest_offset, bytes, extent);
+	if (ret || !is_unallocated(extent) || !img->chain.nr)
+		return ret;
+	return resolve_beneath_cached(img, guest_offset, extent->bytes, extent);
+}

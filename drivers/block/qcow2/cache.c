@@ -213,6 +213,7 @@ static struct qcow2_slice *slice_alloc(struct qcow2_image *img,
 	slice->kind = kind;
 	slice->offset = offset;
 	slice->error = 0;
+	slice->vetted = 0;
 	init_completion(&slice->loaded);
 	INIT_LIST_HEAD(&slice->lru);
 	INIT_LIST_HEAD(&slice->dirty);
@@ -256,6 +257,33 @@ static void mark_used(struct qcow2_slice *slice)
 	if (!test_bit(QCOW2_SLICE_USED, &slice->flags))
 		set_bit(QCOW2_SLICE_USED, &slice->flags);
 }
+
+/**
+ * qcow2_slice_peek() - look a slice up that may be cached, without a reference
+ * @img: the image
+ * @kind: what it must be
+ * @offset: host offset of the slice in bytes
+ *
+ * It may leave the cache, but its memory stays as long as RCU is held.
+ *
+ * Context: RCU held.
+ * Return: the slice; NULL if it is not loaded, or of another kind.
+ */
+struct qcow2_slice *qcow2_slice_peek(struct qcow2_image *img,
+				     enum qcow2_slice_kind kind, u64 offset)
+{
+	struct qcow2_slice *slice = xa_load(&img->cache.slices,
+					    slice_key(offset));
+
+	if (!slice || slice->kind != kind ||
+	    !test_bit(QCOW2_SLICE_LOADED, &slice->flags))
+		return NULL;
+	/* Pairs with load(). */
+	smp_rmb();
+	mark_used(slice);
+	return slice;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_slice_peek);
 
 /**
  * qcow2_slice_find() - look a slice up that may be cached
@@ -302,6 +330,9 @@ static void load(struct qcow2_image *img, struct qcow2_slice *slice)
 		xa_erase(&cache->slices, slice_key(slice->offset));
 		qcow2_slice_put(slice);
 	} else {
+		/* Pairs with qcow2_slice_peek(). */
+		smp_mb__before_atomic();
+		set_bit(QCOW2_SLICE_LOADED, &slice->flags);
 		lru_insert(cache, slice);
 	}
 	complete_all(&slice->loaded);

@@ -45,6 +45,7 @@
  * @align: offset, length and memory of a transfer are multiples of this
  * @cannot_punch: its file system has no holes
  * @cannot_zero: its file system cannot zero a range
+ * @can_nowait: a transfer may be asked not to wait
  */
 struct qcow2_file {
 	struct file *filp;
@@ -56,6 +57,7 @@ struct qcow2_file {
 	unsigned int align;
 	bool cannot_punch;
 	bool cannot_zero;
+	bool can_nowait;
 };
 
 /*
@@ -64,17 +66,34 @@ struct qcow2_file {
 
 #define IO_TASK_FLAGS	(PF_LOCAL_THROTTLE | PF_MEMALLOC_NOIO)
 
-static unsigned int enter_fs(void)
+/*
+ * struct saved_task - what was changed in the task
+ * @flags: its flags
+ * @bios: its list of bios, if it submits one to the device that we serve: those
+ *	that the file system submits meanwhile would lie there until that is done,
+ *	and it may wait for one (of its own metadata, also with IOCB_NOWAIT)
+ */
+struct saved_task {
+	unsigned int flags;
+	struct bio_list *bios;
+};
+
+static struct saved_task enter_fs(void)
 {
-	unsigned int old = current->flags;
+	struct saved_task old = {
+		.flags = current->flags,
+		.bios = current->bio_list,
+	};
 
 	current->flags |= IO_TASK_FLAGS;
+	current->bio_list = NULL;
 	return old;
 }
 
-static void leave_fs(unsigned int old)
+static void leave_fs(struct saved_task old)
 {
-	current_restore_flags(old, IO_TASK_FLAGS);
+	current->bio_list = old.bios;
+	current_restore_flags(old.flags, IO_TASK_FLAGS);
 }
 
 /*
@@ -100,9 +119,15 @@ static int plain_error(int error)
 	}
 }
 
+/* -EOPNOTSUPP: what lies below became a device that always waits. */
+static bool would_wait(const struct qcow2_fio *fio, int error)
+{
+	return fio->nowait && (error == -EAGAIN || error == -EOPNOTSUPP);
+}
+
 static void finish(struct qcow2_fio *fio, int error)
 {
-	fio->error = plain_error(error);
+	fio->error = would_wait(fio, error) ? -EAGAIN : plain_error(error);
 	fio->done(fio);
 }
 
@@ -149,11 +174,16 @@ static void transfer_done(struct qcow2_fio *fio, long ret)
 		finish(fio, fio->write ? -ENOSPC : -EIO);
 }
 
+static bool takes_part_in_freezing(const struct qcow2_fio *fio)
+{
+	return fio->write && S_ISREG(fio->file->inode->i_mode);
+}
+
 static void kiocb_done(struct kiocb *iocb, long ret)
 {
 	struct qcow2_fio *fio = container_of(iocb, struct qcow2_fio, iocb);
 
-	if (fio->write && S_ISREG(fio->file->inode->i_mode))
+	if (takes_part_in_freezing(fio))
 		kiocb_end_write(iocb);
 	transfer_done(fio, ret);
 }
@@ -171,6 +201,26 @@ static void init_kiocb(struct qcow2_fio *fio)
 	}
 	if (fio->dsync)
 		iocb->ki_flags |= IOCB_DSYNC;
+	if (fio->nowait)
+		iocb->ki_flags |= IOCB_NOWAIT;
+}
+
+/* As kiocb_start_write(), which waits for a file system that is frozen. */
+static bool start_write(struct qcow2_fio *fio)
+{
+	struct super_block *sb = fio->file->inode->i_sb;
+
+	if (!takes_part_in_freezing(fio))
+		return true;
+	if (!fio->nowait) {
+		kiocb_start_write(&fio->iocb);
+		return true;
+	}
+	if (!sb_start_write_trylock(sb))
+		return false;
+	/* Whoever completes the transfer lets go. */
+	__sb_writers_release(sb, SB_FREEZE_WRITE);
+	return true;
 }
 
 /* What an image says may be no offset that a file can have. */
@@ -185,19 +235,21 @@ static bool offset_is_sane(const struct qcow2_fio *fio)
 static void issue(struct qcow2_fio *fio)
 {
 	const struct file_operations *fop = fio->file->filp->f_op;
-	unsigned int old = enter_fs();
+	struct saved_task old;
 	ssize_t ret;
 
 	fio->rest = fio->iter;
 	iov_iter_advance(&fio->rest, fio->transferred);
 	init_kiocb(fio);
-	if (fio->write) {
-		if (S_ISREG(fio->file->inode->i_mode))
-			kiocb_start_write(&fio->iocb);
-		ret = fop->write_iter(&fio->iocb, &fio->rest);
-	} else {
-		ret = fop->read_iter(&fio->iocb, &fio->rest);
+	if (!start_write(fio)) {
+		finish(fio, -EAGAIN);
+		return;
 	}
+	old = enter_fs();
+	if (fio->write)
+		ret = fop->write_iter(&fio->iocb, &fio->rest);
+	else
+		ret = fop->read_iter(&fio->iocb, &fio->rest);
 	leave_fs(old);
 	/* @fio may be gone when the transfer goes on asynchronously. */
 	if (ret != -EIOCBQUEUED)
@@ -206,7 +258,10 @@ static void issue(struct qcow2_fio *fio)
 
 static void issue_work(struct work_struct *work)
 {
-	issue(container_of(work, struct qcow2_fio, work));
+	struct qcow2_fio *fio = container_of(work, struct qcow2_fio, work);
+
+	fio->nowait = false;
+	issue(fio);
 }
 
 /**
@@ -270,7 +325,7 @@ int qcow2_file_rw(struct qcow2_file *file, bool write, u64 offset,
 
 static int allocate(struct qcow2_file *file, int mode, u64 offset, u64 bytes)
 {
-	unsigned int old = enter_fs();
+	struct saved_task old = enter_fs();
 	int ret = vfs_fallocate(file->filp, mode | FALLOC_FL_KEEP_SIZE, offset,
 				bytes);
 
@@ -343,7 +398,7 @@ int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes)
  */
 int qcow2_file_flush(struct qcow2_file *file)
 {
-	unsigned int old = enter_fs();
+	struct saved_task old = enter_fs();
 	int ret = vfs_fsync(file->filp, 1);
 
 	leave_fs(old);
@@ -428,6 +483,24 @@ static int begin_flushes(struct qcow2_file *file, struct qcow2_reason *why)
 	return 0;
 }
 
+/* The device that the file is or lies on; NULL if that is not just one. */
+static struct block_device *device_below(const struct qcow2_file *file)
+{
+	if (S_ISBLK(file->inode->i_mode))
+		return I_BDEV(file->inode);
+	return file->inode->i_sb->s_bdev;
+}
+
+/* Through the page cache a transfer waits as a rule. */
+static bool can_nowait(const struct qcow2_file *file)
+{
+	struct block_device *bdev = device_below(file);
+
+	return (file->flags & QCOW2_FILE_DIRECT) &&
+	       (file->filp->f_mode & FMODE_NOWAIT) &&
+	       bdev && bdev_nowait(bdev);
+}
+
 /**
  * qcow2_file_open() - use an open file as image file
  * @filp: the file; a reference is taken
@@ -461,6 +534,7 @@ struct qcow2_file *qcow2_file_open(struct file *filp, unsigned int flags,
 		kfree(file);
 		return ERR_PTR(ret);
 	}
+	file->can_nowait = can_nowait(file);
 	get_file(filp);
 	return file;
 }
@@ -484,6 +558,34 @@ void qcow2_file_close(struct qcow2_file *file)
 u64 qcow2_file_bytes(const struct qcow2_file *file)
 {
 	return i_size_read(file->inode);
+}
+
+/**
+ * qcow2_file_can_nowait() - may a transfer be submitted here that does not wait?
+ * @file: the file
+ *
+ * Not from within a file system that serves a transfer of another image: each
+ * image that lies on another would take more of the stack.
+ *
+ * Context: any.
+ * Return: true if it may.
+ */
+bool qcow2_file_can_nowait(const struct qcow2_file *file)
+{
+	return file->can_nowait && !(current->flags & PF_LOCAL_THROTTLE);
+}
+
+/**
+ * qcow2_file_has() - is the file so long?
+ * @file: the file
+ * @bytes: how long
+ *
+ * Context: any.
+ * Return: true if it has @bytes bytes at least.
+ */
+bool qcow2_file_has(const struct qcow2_file *file, u64 bytes)
+{
+	return bytes <= i_size_read(file->inode);
 }
 
 /**

@@ -25,6 +25,9 @@ struct qcow2_reason;
  *	changed by the transfer.
  * @write: true for a write
  * @dsync: for a write: complete only when the data is durable
+ * @nowait: fail with -EAGAIN, maybe after some of it was transferred, rather than
+ *	wait for anything but memory; the file must be fit for that, see
+ *	qcow2_file_can_nowait()
  * @done: called once, in any context, maybe before qcow2_file_submit()
  *	returns; must not sleep
  * @error: result for @done, 0 or a negative errno
@@ -38,6 +41,7 @@ struct qcow2_fio {
 	struct iov_iter iter;
 	bool write;
 	bool dsync;
+	bool nowait;
 	void (*done)(struct qcow2_fio *fio);
 	int error;
 
@@ -76,6 +80,8 @@ int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_flush(struct qcow2_file *file);
 
 u64 qcow2_file_bytes(const struct qcow2_file *file);
+bool qcow2_file_can_nowait(const struct qcow2_file *file);
+bool qcow2_file_has(const struct qcow2_file *file, u64 bytes);
 u64 qcow2_file_max_bytes(const struct qcow2_file *file);
 unsigned int qcow2_file_align(const struct qcow2_file *file);
 bool qcow2_file_same(const struct qcow2_file *file, struct file *filp);

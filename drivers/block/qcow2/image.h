@@ -180,11 +180,13 @@ enum qcow2_slice_kind {
  * @QCOW2_SLICE_COMMITTING: a copy of it is on its way to the file; the commit
  *	holds a reference.  Changed under meta_lock.
  * @QCOW2_SLICE_USED: looked up since the LRU last passed it
+ * @QCOW2_SLICE_LOADED: the data is valid; set once
  */
 enum qcow2_slice_flags {
 	QCOW2_SLICE_DIRTY,
 	QCOW2_SLICE_COMMITTING,
 	QCOW2_SLICE_USED,
+	QCOW2_SLICE_LOADED,
 };
 
 /**
@@ -201,6 +203,9 @@ enum qcow2_slice_flags {
  * @dirty: under meta_lock, in the list of its kind
  * @seq: written under meta_lock; lets readers see both words of an extended L2
  *	entry at one moment
+ * @vetted: of an L2 slice: the image's metadata generation when none of its
+ *	COPIED clusters was metadata; 0 if nobody has looked.  READ_ONCE, changed
+ *	under meta_lock
  * @data: one page, of which a slice's size is used, as on disk; changed under
  *	meta_lock, read with READ_ONCE by anyone with a reference or under RCU
  */
@@ -216,6 +221,7 @@ struct qcow2_slice {
 	struct list_head lru;
 	struct list_head dirty;
 	seqcount_mutex_t seq;
+	u64 vetted;
 	__be64 *data;
 };
 
@@ -327,6 +333,10 @@ void qcow2_offsets_remove(struct qcow2_image *img, struct qcow2_offsets *set,
 			  u64 offset);
 int qcow2_pre_write_overlap_check(struct qcow2_image *img, u64 offset,
 				  u64 bytes, enum qcow2_metadata own);
+void qcow2_metadata_moved(struct qcow2_image *img);
+bool qcow2_slice_is_vetted(struct qcow2_image *img,
+			   const struct qcow2_slice *slice);
+void qcow2_vet_slice(struct qcow2_image *img, struct qcow2_slice *slice);
 int qcow2_check_data_write(struct qcow2_image *img, u64 offset, u64 bytes);
 
 /* ---- snapshot.c ---- */
@@ -370,6 +380,8 @@ int qcow2_cache_init(struct qcow2_image *img, u64 bytes);
 void qcow2_cache_destroy(struct qcow2_image *img);
 void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes);
 void qcow2_cache_raise_max(struct qcow2_image *img, u64 bytes);
+struct qcow2_slice *qcow2_slice_peek(struct qcow2_image *img,
+				     enum qcow2_slice_kind kind, u64 offset);
 struct qcow2_slice *qcow2_slice_find(struct qcow2_image *img,
 				     enum qcow2_slice_kind kind, u64 offset);
 struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
@@ -507,6 +519,8 @@ struct qcow2_l1 {
  * @spare_index: index in @l1
  * @l2_tables: offsets of the active L2 tables, under meta_lock
  * @refblocks: offsets of the refcount blocks, under meta_lock
+ * @metadata_moves: how often metadata got a place where there was none; READ_ONCE,
+ *	changed under meta_lock
  * @snapshots: where internal snapshots lie
  * @snapshot_id: of a layer that is opened as an internal snapshot: its ID, no
  *	more of it than %QCOW2_SNAPSHOT_NAME_MAX bytes; else NULL
@@ -595,6 +609,7 @@ struct qcow2_image {
 	u32 spare_index;
 	struct qcow2_offsets l2_tables;
 	struct qcow2_offsets refblocks;
+	u64 metadata_moves;
 	struct qcow2_snapshots snapshots;
 	char *snapshot_id;
 	char *snapshot_name;
@@ -750,6 +765,8 @@ bool qcow2_shows_backing(const struct qcow2_image *img, u64 guest_offset);
 struct qcow2_extent;
 int qcow2_resolve(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 		  struct qcow2_extent *extent);
+int qcow2_resolve_cached(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+			 struct qcow2_extent *extent);
 
 struct qcow2_image *qcow2_layer_open(const struct qcow2_layer_spec *spec,
 				     struct workqueue_struct *wq,
@@ -824,6 +841,7 @@ struct qcow2_io {
 };
 
 void qcow2_io_submit(struct qcow2_io *io);
+bool qcow2_fast_submit(struct qcow2_io *io);
 
 int qcow2_io_init(struct qcow2_image *img);
 void qcow2_io_exit(struct qcow2_image *img);
@@ -894,6 +912,8 @@ struct qcow2_l2_entry {
  * @img: the image or layer that says so
  * @host_offset: for %QCOW2_SUBCLUSTER_NORMAL: of the first byte
  * @word: for %QCOW2_SUBCLUSTER_COMPRESSED: the L2 entry
+ * @own: for %QCOW2_SUBCLUSTER_NORMAL: its clusters have no other users, by what
+ *	the same look at the entries found
  * @bytes: length of the run
  */
 struct qcow2_extent {
@@ -903,6 +923,7 @@ struct qcow2_extent {
 		u64 host_offset;
 		u64 word;
 	};
+	bool own;
 	u64 bytes;
 };
 
@@ -935,6 +956,10 @@ void qcow2_compressed_range(const struct qcow2_geometry *geo, u64 word,
 			    u64 *offset, u32 *bytes);
 int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	      struct qcow2_extent *extent);
+int qcow2_map_cached(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+		     struct qcow2_extent *extent);
+int qcow2_map_own_cached(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+			 struct qcow2_extent *extent);
 
 /* ---- read.c ---- */
 

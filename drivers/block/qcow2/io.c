@@ -7,8 +7,9 @@
 /**
  * DOC: guest operations
  *
- * The front embeds a struct qcow2_io in its request and submits it.  The
- * operation runs on the image's workqueue, where it is cut into parts that are
+ * The front embeds a struct qcow2_io in its request and submits it.  An
+ * operation that is simple goes to the file at once, see DOC: fast path.  Any
+ * other runs on the image's workqueue, where it is cut into parts that are
  * one file transfer each.  Parts are submitted without waiting for them; the
  * operation holds a count of them, and one for whoever still adds parts, and
  * is done when the count drops to zero.  The first part is embedded in the
@@ -143,6 +144,7 @@ void qcow2_part_submit(struct qcow2_part *part, struct qcow2_file *file,
 	part->fio.file = file;
 	part->fio.offset = host_offset;
 	part->fio.write = io->op != QCOW2_OP_READ;
+	part->fio.nowait = false;
 	part->fio.done = part_done;
 	qcow2_io_slice_iter(io, bytes, &part->fio.iter);
 	qcow2_io_get(io);
@@ -214,7 +216,7 @@ void qcow2_io_queue(struct qcow2_io *io)
  * qcow2_io_submit() - start an operation
  * @io: filled in by the caller as the structure says
  *
- * Context: any.
+ * Context: may sleep for memory of the file system, never for I/O.
  */
 void qcow2_io_submit(struct qcow2_io *io)
 {
@@ -224,5 +226,6 @@ void qcow2_io_submit(struct qcow2_io *io)
 	atomic_set(&io->pending, 1);
 	INIT_LIST_HEAD(&io->wait);
 	INIT_WORK(&io->work, run_io);
-	qcow2_io_queue(io);
+	if (!qcow2_fast_submit(io))
+		qcow2_io_queue(io);
 }

@@ -391,6 +391,7 @@ static void use_l1(struct qcow2_image *img, struct new_l1 *new)
 	rcu_assign_pointer(img->l1, new->l1);
 	img->geo.l1_entries = new->l1->entries;
 	img->geo.l1_offset = new->offset;
+	qcow2_metadata_moved(img);
 	qcow2_drop_later(img, new->old);
 	mutex_unlock(&img->meta_lock);
 	synchronize_rcu();

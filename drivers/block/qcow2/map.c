@@ -26,6 +26,7 @@
 #include <linux/err.h>
 #include <linux/errno.h>
 #include <linux/minmax.h>
+#include <linux/rcupdate.h>
 #include <asm/byteorder.h>
 
 #include "image.h"
@@ -435,6 +436,7 @@ static int map_subcluster(struct qcow2_image *img,
 		return 0;
 	}
 	extent->host_offset = (entry.word & QCOW2_OFFSET_MASK) + into_cluster;
+	extent->own = (entry.word & QCOW2_OFLAG_COPIED) || geo->has_data_file;
 	extent->bytes = subcluster_bytes -
 			(guest_offset & (subcluster_bytes - 1));
 	return 0;
@@ -464,6 +466,7 @@ static int map_in_slice(struct qcow2_image *img,
 				     &next);
 		if (ret || !continues(extent, &next))
 			break;
+		extent->own &= next.own;
 		extent->bytes += next.bytes;
 	}
 	extent->bytes = min(extent->bytes, bytes);
@@ -477,6 +480,17 @@ static int map_raw(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 		.type = QCOW2_SUBCLUSTER_NORMAL,
 		.img = img,
 		.host_offset = guest_offset,
+		.bytes = bytes,
+	};
+	return 0;
+}
+
+static int map_no_table(struct qcow2_image *img, u64 bytes,
+			struct qcow2_extent *extent)
+{
+	*extent = (struct qcow2_extent) {
+		.type = QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN,
+		.img = img,
 		.bytes = bytes,
 	};
 	return 0;
@@ -508,14 +522,8 @@ int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 		return map_raw(img, guest_offset, bytes, extent);
 	l1 = qcow2_l1_entry(img, qcow2_l1_index(geo, guest_offset));
 	bytes = min(bytes, qcow2_to_slice_end(geo, guest_offset));
-	if (!(l1 & QCOW2_OFFSET_MASK)) {
-		*extent = (struct qcow2_extent) {
-			.type = QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN,
-			.img = img,
-			.bytes = bytes,
-		};
-		return 0;
-	}
+	if (!(l1 & QCOW2_OFFSET_MASK))
+		return map_no_table(img, bytes, extent);
 	if (qcow2_check_l1_entry(geo, l1))
 		return qcow2_image_fail(img, -EUCLEAN,
 					"damaged L1 entry 0x%016llx of guest offset 0x%llx",
@@ -531,3 +539,83 @@ int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	return ret;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_map);
+
+/* With RCU held: the slice that maps a guest offset, if it is cached. */
+static struct qcow2_slice *peek(struct qcow2_image *img, u64 l1,
+				u64 guest_offset)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+
+	if (qcow2_check_l1_entry(geo, l1))
+		return NULL;
+	return qcow2_slice_peek(img, QCOW2_SLICE_L2,
+				qcow2_l2_slice_offset(geo,
+						      l1 & QCOW2_OFFSET_MASK,
+						      guest_offset));
+}
+
+/**
+ * qcow2_map_cached() - as qcow2_map(), if that takes no I/O
+ * @img: the image
+ * @guest_offset: first byte, inside of the virtual disk's clusters
+ * @bytes: how many bytes are of interest
+ * @extent: filled in as by qcow2_map()
+ *
+ * Context: any; writes nothing that other CPUs read.
+ * Return: 0; -EUCLEAN; or -EAGAIN if qcow2_map() is to be asked.
+ */
+int qcow2_map_cached(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+		     struct qcow2_extent *extent)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	struct qcow2_slice *slice;
+	int ret = -EAGAIN;
+	u64 l1;
+
+	if (test_bit(QCOW2_IMAGE_RAW, &img->flags))
+		return map_raw(img, guest_offset, bytes, extent);
+	l1 = qcow2_l1_entry(img, qcow2_l1_index(geo, guest_offset));
+	bytes = min(bytes, qcow2_to_slice_end(geo, guest_offset));
+	if (!(l1 & QCOW2_OFFSET_MASK))
+		return map_no_table(img, bytes, extent);
+	rcu_read_lock();
+	slice = peek(img, l1, guest_offset);
+	if (slice)
+		ret = map_in_slice(img, slice, guest_offset, bytes, extent);
+	rcu_read_unlock();
+	return ret;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_map_cached);
+
+/**
+ * qcow2_map_own_cached() - likewise, of data that may be written where it is
+ * @img: the image
+ * @guest_offset: first byte
+ * @bytes: how many bytes are of interest
+ * @extent: filled in
+ *
+ * Context: any; writes nothing that other CPUs read.
+ * Return: 0 if the extent's clusters are data, nobody else's and no metadata; else
+ * -EAGAIN or -EUCLEAN.
+ */
+int qcow2_map_own_cached(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+			 struct qcow2_extent *extent)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u64 l1 = qcow2_l1_entry(img, qcow2_l1_index(geo, guest_offset));
+	struct qcow2_slice *slice;
+	int ret = -EAGAIN;
+
+	if (!(l1 & QCOW2_OFLAG_COPIED) || !(l1 & QCOW2_OFFSET_MASK))
+		return -EAGAIN;
+	bytes = min(bytes, qcow2_to_slice_end(geo, guest_offset));
+	rcu_read_lock();
+	slice = peek(img, l1, guest_offset);
+	if (slice && qcow2_slice_is_vetted(img, slice))
+		ret = map_in_slice(img, slice, guest_offset, bytes, extent);
+	rcu_read_unlock();
+	if (!ret && (extent->type != QCOW2_SUBCLUSTER_NORMAL || !extent->own))
+		ret = -EAGAIN;
+	return ret;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_map_own_cached);

@@ -18,6 +18,8 @@
  * their refcounts alone protect them, as in QEMU.
  */
 
+#include <linux/bits.h>
+#include <linux/compiler.h>
 #include <linux/errno.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
@@ -170,6 +172,7 @@ void qcow2_offsets_add(struct qcow2_image *img, struct qcow2_offsets *set,
 		(set->nr - i) * sizeof(u64));
 	set->offsets[i] = offset;
 	set->nr++;
+	qcow2_metadata_moved(img);
 }
 
 /**
@@ -272,3 +275,65 @@ int qcow2_check_data_write(struct qcow2_image *img, u64 offset, u64 bytes)
 	return qcow2_pre_write_overlap_check(img, offset, bytes,
 					     QCOW2_METADATA_NONE);
 }
+
+/**
+ * qcow2_metadata_moved() - metadata is where it was not before
+ * @img: the image
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_metadata_moved(struct qcow2_image *img)
+{
+	lockdep_assert_held(&img->meta_lock);
+	WRITE_ONCE(img->metadata_moves, img->metadata_moves + 1);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_metadata_moved);
+
+/**
+ * qcow2_slice_is_vetted() - is no COPIED cluster of an L2 slice metadata?
+ * @img: the image
+ * @slice: the slice
+ *
+ * An entry that came later refers to a cluster that was checked when it was
+ * allocated.
+ *
+ * Context: any.
+ * Return: false if nobody has looked since metadata moved.
+ */
+bool qcow2_slice_is_vetted(struct qcow2_image *img,
+			   const struct qcow2_slice *slice)
+{
+	return READ_ONCE(slice->vetted) == READ_ONCE(img->metadata_moves) + 1;
+}
+
+/**
+ * qcow2_vet_slice() - look whether that is so, for writes to come
+ * @img: the image
+ * @slice: an L2 slice
+ *
+ * An overlap is for the write to find that would do harm.
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_vet_slice(struct qcow2_image *img, struct qcow2_slice *slice)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u32 i;
+
+	lockdep_assert_held(&img->meta_lock);
+	if (qcow2_slice_is_vetted(img, slice))
+		return;
+	for (i = 0; !geo->has_data_file && i < BIT(geo->l2_slice_bits); i++) {
+		u64 word = qcow2_get_l2_entry(geo, slice, i).word;
+		u64 start = word & QCOW2_OFFSET_MASK;
+
+		if ((word & QCOW2_OFLAG_COMPRESSED) ||
+		    !(word & QCOW2_OFLAG_COPIED))
+			continue;
+		if (find_overlap(img, start, start + geo->cluster_bytes,
+				 QCOW2_METADATA_NONE))
+			return;
+	}
+	WRITE_ONCE(slice->vetted, img->metadata_moves + 1);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_vet_slice);

@@ -521,6 +521,7 @@ static void use_reftable(struct qcow2_image *img, struct new_reftable *new,
 	img->reftable_entries = new->entries;
 	img->geo.reftable_offset = reftable_offset(&img->geo, new);
 	img->geo.reftable_clusters = new->clusters;
+	qcow2_metadata_moved(img);
 	qcow2_drop_later(img, drop);
 	mutex_unlock(&img->meta_lock);
 }

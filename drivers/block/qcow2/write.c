@@ -461,6 +461,7 @@ VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 				   (u64)nb << geo->cluster_bits))
 		return -EUCLEAN;
 	*bytes = min(*bytes, run_bytes(geo, nb, guest_offset));
+	qcow2_vet_slice(pass->img, slice);
 	qcow2_clusters_in_use(pass->img, cluster, nb);
 	calculate_l2_meta(pass, slice, cluster, guest_offset, *bytes, true);
 	accept_run(pass, host);

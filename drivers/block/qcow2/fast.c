@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Reads and writes that need no worker.
+ */
+
+/**
+ * DOC: fast path
+ *
+ * An operation that is one extent of data in the file, as far as the caches know,
+ * goes to the file in the context of who submitted it.  That takes no lock, no
+ * memory, and no reference but to the epoch, which is counted for each CPU.
+ *
+ * The mapping is looked up under RCU, without a reference to the slice.  The
+ * slice may be dropped from the cache meanwhile, and the same table may be read
+ * anew and changed there: then this operation runs beside the one that changed
+ * it, and the clusters that it found are pinned by its epoch (invariant I4).
+ *
+ * A write must not change a mapping, so all its clusters have to be NORMAL and
+ * COPIED.  Nobody who has a struct qcow2_l2_meta in flight copies to or zeroes
+ * subclusters that are NORMAL, so there is nobody to wait for.  That no metadata
+ * lies there (invariant I8) was seen for all of the slice by qcow2_vet_slice(),
+ * and no metadata has got a new place since.  The write that had it done has
+ * also done what comes before the first change of an image.
+ *
+ * Whatever is not that simple runs on the workqueue; so does a transfer for
+ * which the file system would have to wait.
+ */
+
+#include <linux/errno.h>
+#include <linux/uio.h>
+
+#include "image.h"
+
+static void fast_done(struct qcow2_fio *fio)
+{
+	struct qcow2_part *part = container_of(fio, struct qcow2_part, fio);
+	struct qcow2_io *io = part->io;
+
+	qcow2_epoch_exit(part->epoch);
+	if (fio->error == -EAGAIN) {
+		qcow2_io_queue(io);
+		return;
+	}
+	io->error = fio->error;
+	io->done(io);
+}
+
+static bool may_write(const struct qcow2_io *io)
+{
+	return !io->fua && !qcow2_image_needs_check(io->img);
+}
+
+static bool may_be_fast(const struct qcow2_io *io)
+{
+	if (!qcow2_file_can_nowait(qcow2_data_file(io->img)))
+		return false;
+	return io->op == QCOW2_OP_READ ||
+	       (io->op == QCOW2_OP_WRITE && may_write(io));
+}
+
+static int find_extent(const struct qcow2_io *io, struct qcow2_extent *extent)
+{
+	u64 bytes = iov_iter_count(&io->iter);
+	int ret;
+
+	if (!bytes)
+		return -EAGAIN;
+	if (io->op == QCOW2_OP_READ)
+		ret = qcow2_resolve_cached(io->img, io->offset, bytes, extent);
+	else
+		ret = qcow2_map_own_cached(io->img, io->offset, bytes, extent);
+	if (ret)
+		return ret;
+	if (extent->bytes < bytes || extent->type != QCOW2_SUBCLUSTER_NORMAL)
+		return -EAGAIN;
+	return 0;
+}
+
+/* The extent may be in a layer's file. */
+static bool file_is_ready(const struct qcow2_io *io,
+			  const struct qcow2_extent *extent)
+{
+	struct qcow2_file *file = qcow2_data_file(extent->img);
+
+	if (!qcow2_file_can_nowait(file))
+		return false;
+	/* To make the file longer takes locks. */
+	return io->op == QCOW2_OP_READ ||
+	       qcow2_file_has(file, extent->host_offset + extent->bytes);
+}
+
+static void submit(struct qcow2_io *io, struct qcow2_epoch *epoch,
+		   const struct qcow2_extent *extent)
+{
+	struct qcow2_part *part = &io->part;
+
+	part->io = io;
+	part->epoch = epoch;
+	part->fio.file = qcow2_data_file(extent->img);
+	part->fio.offset = extent->host_offset;
+	part->fio.iter = io->iter;
+	part->fio.write = io->op != QCOW2_OP_READ;
+	part->fio.dsync = false;
+	part->fio.nowait = true;
+	part->fio.done = fast_done;
+	qcow2_file_submit(&part->fio);
+}
+
+/**
+ * qcow2_fast_submit() - start an operation without a worker, if that can be
+ * @io: the operation
+ *
+ * Context: sleeps for memory of the file system at most.
+ * Return: true if @io is not the caller's any more; false if nothing was done.
+ */
+bool qcow2_fast_submit(struct qcow2_io *io)
+{
+	struct qcow2_extent extent;
+	struct qcow2_epoch *epoch;
+
+	if (!may_be_fast(io))
+		return false;
+	epoch = qcow2_epoch_enter(io->img);
+	if (find_extent(io, &extent) || !file_is_ready(io, &extent)) {
+		qcow2_epoch_exit(epoch);
+		return false;
+	}
+	submit(io, epoch, &extent);
+	return true;
+}
