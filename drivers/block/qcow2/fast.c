@@ -22,6 +22,9 @@
  * and no metadata has got a new place since.  The write that had it done has
  * also done what comes before the first change of an image.
  *
+ * Metadata that moves after that look is a matter of damaged images only: it moves
+ * to a free cluster, and what an entry refers to is none.
+ *
  * Whatever is not that simple runs on the workqueue; so does a transfer for
  * which the file system would have to wait.
  */
@@ -110,7 +113,8 @@ static void submit(struct qcow2_io *io, struct qcow2_epoch *epoch,
  * qcow2_fast_submit() - start an operation without a worker, if that can be
  * @io: the operation
  *
- * Context: sleeps for memory of the file system at most.
+ * Context: may sleep as the file system does with IOCB_NOWAIT: for memory, for its
+ * metadata, and for its journal when it notes the time of a read.
  * Return: true if @io is not the caller's any more; false if nothing was done.
  */
 bool qcow2_fast_submit(struct qcow2_io *io)

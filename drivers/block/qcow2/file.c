@@ -564,15 +564,17 @@ u64 qcow2_file_bytes(const struct qcow2_file *file)
  * qcow2_file_can_nowait() - may a transfer be submitted here that does not wait?
  * @file: the file
  *
- * Not from within a file system that serves a transfer of another image: each
- * image that lies on another would take more of the stack.
+ * Not from within a transaction of a file system on the device: the one below
+ * would take it for its own.  Nor where much of the stack may be used already: in
+ * reclaim, and when a file system serves a transfer of another image.
  *
  * Context: any.
  * Return: true if it may.
  */
 bool qcow2_file_can_nowait(const struct qcow2_file *file)
 {
-	return file->can_nowait && !(current->flags & PF_LOCAL_THROTTLE);
+	return file->can_nowait && !current->journal_info &&
+	       !(current->flags & (PF_LOCAL_THROTTLE | PF_MEMALLOC));
 }
 
 /**

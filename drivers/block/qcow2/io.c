@@ -216,7 +216,7 @@ void qcow2_io_queue(struct qcow2_io *io)
  * qcow2_io_submit() - start an operation
  * @io: filled in by the caller as the structure says
  *
- * Context: may sleep for memory of the file system, never for I/O.
+ * Context: may sleep, see qcow2_fast_submit().
  */
 void qcow2_io_submit(struct qcow2_io *io)
 {

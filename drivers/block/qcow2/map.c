@@ -561,7 +561,8 @@ static struct qcow2_slice *peek(struct qcow2_image *img, u64 l1,
  * @bytes: how many bytes are of interest
  * @extent: filled in as by qcow2_map()
  *
- * Context: any; writes nothing that other CPUs read.
+ * Context: any, in an epoch, which keeps the L2 table in its place too; writes
+ * nothing that other CPUs read.
  * Return: 0; -EUCLEAN; or -EAGAIN if qcow2_map() is to be asked.
  */
 int qcow2_map_cached(struct qcow2_image *img, u64 guest_offset, u64 bytes,
@@ -594,7 +595,7 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_map_cached);
  * @bytes: how many bytes are of interest
  * @extent: filled in
  *
- * Context: any; writes nothing that other CPUs read.
+ * Context: as qcow2_map_cached().
  * Return: 0 if the extent's clusters are data, nobody else's and no metadata; else
  * -EAGAIN or -EUCLEAN.
  */
