@@ -87,7 +87,10 @@ static bool file_is_ready(const struct qcow2_io *io,
 
 	if (!qcow2_file_can_nowait(file))
 		return false;
-	/* To make the file longer takes locks. */
+	/*
+	 * To make the file longer takes locks, and is for those who also see to
+	 * it that the cluster never counts as fresh again.
+	 */
 	return io->op == QCOW2_OP_READ ||
 	       qcow2_file_has(file, extent->host_offset + extent->bytes);
 }
