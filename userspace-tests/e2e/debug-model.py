@@ -4,22 +4,10 @@
 """The random model in the kernel that looks for what no result shows: memory used
 after it was freed or never freed, locks taken in two orders, sleep where none may be."""
 
-import re
-
 import blkmodel
 from e2e import *
 
-FAULT = re.compile(r"WARNING|BUG|KASAN|UBSAN|DEBUG_LOCKS|possible (?:circular|recursive|irq lock)|"
-                   r"inconsistent lock state|suspicious RCU|sleeping function|scheduling while|"
-                   r"held lock|kmemleak: \d+ new|INFO: (?:task|lockdep|rcu|trying)|"
-                   r"refcount_t|corruption|Call Trace")
 KMEMLEAK = "/sys/kernel/debug/kmemleak"
-
-
-def expect_quiet_log(first):
-    """From that line on; scripts/guest looks at the whole log, by a list of its own."""
-    found = [line for line in kernel_log().splitlines()[first:] if FAULT.search(line)]
-    expect(not found, "in the kernel log:\n" + "\n".join(found[:20]))
 
 
 def expect_debug_kernel():

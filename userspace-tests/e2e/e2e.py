@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -154,15 +155,28 @@ def expect_good_end(process):
     expect_equal(process.returncode, 0, f"status of {process.args[0]}, with {output}")
 
 
-def drop_caches():
-    """Have what is read next come from below the page cache."""
+def drop_caches(inodes=False):
+    """Have what is read next come from below the page cache; inodes and names too."""
     os.sync()
     with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as knob:
-        knob.write("1")
+        knob.write("3" if inodes else "1")
 
 
 def kernel_log():
     return run("dmesg").stdout
+
+
+FAULT = re.compile(r"WARNING|BUG|KASAN|UBSAN|DEBUG_LOCKS|possible (?:circular|recursive|irq lock)|"
+                   r"inconsistent lock state|suspicious RCU|sleeping function|scheduling while|"
+                   r"held lock|kmemleak: \d+ new|INFO: (?:task|lockdep|rcu|trying)|"
+                   r"refcount_t|corruption|Call Trace|"
+                   r"EXT4-fs (?:error|warning)|XFS .*(?:Corruption|Internal error)")
+
+
+def expect_quiet_log(first):
+    """From that line on; scripts/guest looks at the whole log, by a list of its own."""
+    found = [line for line in kernel_log().splitlines()[first:] if FAULT.search(line)]
+    expect(not found, "in the kernel log:\n" + "\n".join(found[:20]))
 
 
 # ---------------------------------------------------------------------------

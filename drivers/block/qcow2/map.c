@@ -473,8 +473,8 @@ static int map_in_slice(struct qcow2_image *img,
 	return ret;
 }
 
-static int map_raw(struct qcow2_image *img, u64 guest_offset, u64 bytes,
-		   struct qcow2_extent *extent)
+static void map_raw(struct qcow2_image *img, u64 guest_offset, u64 bytes,
+		    struct qcow2_extent *extent)
 {
 	*extent = (struct qcow2_extent) {
 		.type = QCOW2_SUBCLUSTER_NORMAL,
@@ -482,18 +482,37 @@ static int map_raw(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 		.host_offset = guest_offset,
 		.bytes = bytes,
 	};
-	return 0;
 }
 
-static int map_no_table(struct qcow2_image *img, u64 bytes,
-			struct qcow2_extent *extent)
+static void map_no_table(struct qcow2_image *img, u64 bytes,
+			 struct qcow2_extent *extent)
 {
 	*extent = (struct qcow2_extent) {
 		.type = QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN,
 		.img = img,
 		.bytes = bytes,
 	};
-	return 0;
+}
+
+/*
+ * Maps what no L2 entry is needed for.  False if one is: in the table of L1 entry
+ * *@l1, whose slice has at most the first *@bytes bytes.
+ */
+static bool map_without_slice(struct qcow2_image *img, u64 guest_offset,
+			      u64 *bytes, u64 *l1, struct qcow2_extent *extent)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+
+	if (test_bit(QCOW2_IMAGE_RAW, &img->flags)) {
+		map_raw(img, guest_offset, *bytes, extent);
+		return true;
+	}
+	*l1 = qcow2_l1_entry(img, qcow2_l1_index(geo, guest_offset));
+	*bytes = min(*bytes, qcow2_to_slice_end(geo, guest_offset));
+	if (*l1 & QCOW2_OFFSET_MASK)
+		return false;
+	map_no_table(img, *bytes, extent);
+	return true;
 }
 
 /**
@@ -518,12 +537,8 @@ int qcow2_map(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 	u64 l1;
 	int ret;
 
-	if (test_bit(QCOW2_IMAGE_RAW, &img->flags))
-		return map_raw(img, guest_offset, bytes, extent);
-	l1 = qcow2_l1_entry(img, qcow2_l1_index(geo, guest_offset));
-	bytes = min(bytes, qcow2_to_slice_end(geo, guest_offset));
-	if (!(l1 & QCOW2_OFFSET_MASK))
-		return map_no_table(img, bytes, extent);
+	if (map_without_slice(img, guest_offset, &bytes, &l1, extent))
+		return 0;
 	if (qcow2_check_l1_entry(geo, l1))
 		return qcow2_image_fail(img, -EUCLEAN,
 					"damaged L1 entry 0x%016llx of guest offset 0x%llx",
@@ -568,17 +583,12 @@ static struct qcow2_slice *peek(struct qcow2_image *img, u64 l1,
 int qcow2_map_cached(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 		     struct qcow2_extent *extent)
 {
-	const struct qcow2_geometry *geo = &img->geo;
 	struct qcow2_slice *slice;
 	int ret = -EAGAIN;
 	u64 l1;
 
-	if (test_bit(QCOW2_IMAGE_RAW, &img->flags))
-		return map_raw(img, guest_offset, bytes, extent);
-	l1 = qcow2_l1_entry(img, qcow2_l1_index(geo, guest_offset));
-	bytes = min(bytes, qcow2_to_slice_end(geo, guest_offset));
-	if (!(l1 & QCOW2_OFFSET_MASK))
-		return map_no_table(img, bytes, extent);
+	if (map_without_slice(img, guest_offset, &bytes, &l1, extent))
+		return 0;
 	rcu_read_lock();
 	slice = peek(img, l1, guest_offset);
 	if (slice)
