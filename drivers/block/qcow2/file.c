@@ -16,13 +16,23 @@
  * file system may otherwise wait for writeback to the very device that is
  * being served, and with PF_LOCAL_THROTTLE, so that buffered writes are not
  * throttled for the dirty pages of that device.
+ *
+ * A direct write behind the end of a file has it to itself until it is done.
+ * So the file of an image that allocates is made longer in large steps, ahead of
+ * the writes, by a hole, and is cut to where they ended when it is closed.  To
+ * everybody else it ends there all the time.  After a crash it stays too long,
+ * which costs nothing but that what is taken there later is not known to be zero.
  */
 
+#include <linux/atomic.h>
 #include <linux/blkdev.h>
 #include <linux/completion.h>
 #include <linux/file.h>
 #include <linux/falloc.h>
+#include <linux/math.h>
+#include <linux/minmax.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -33,6 +43,9 @@
 
 /* Less than this is written as zeroes rather than left to the file system. */
 #define ZERO_RANGE_MIN	SZ_128K
+
+/* A file is made longer by this much at a time. */
+#define AHEAD_BYTES	SZ_64M
 
 /**
  * struct qcow2_file - an open image file
@@ -46,6 +59,13 @@
  * @cannot_punch: its file system has no holes
  * @cannot_zero: its file system cannot zero a range
  * @can_nowait: a transfer may be asked not to wait
+ * @ahead: with %QCOW2_FILE_AHEAD: the file may be longer than what was written
+ * @end: if @ahead: where the file would end if it were not, or will when the
+ *	writes that run are done; only grows
+ * @ahead_lock: protects @ahead_bytes and @cannot_grow; outside the locks of the
+ *	file system, not taken by who holds back a freeze of it
+ * @ahead_bytes: length that the file was given in advance, 0 if none
+ * @cannot_grow: its file system refused that
  */
 struct qcow2_file {
 	struct file *filp;
@@ -58,6 +78,11 @@ struct qcow2_file {
 	bool cannot_punch;
 	bool cannot_zero;
 	bool can_nowait;
+	bool ahead;
+	atomic64_t end;
+	struct mutex ahead_lock;
+	u64 ahead_bytes;
+	bool cannot_grow;
 };
 
 /*
@@ -94,6 +119,56 @@ static void leave_fs(struct saved_task old)
 {
 	current->bio_list = old.bios;
 	current_restore_flags(old.flags, IO_TASK_FLAGS);
+}
+
+/*
+ * The file's length.
+ */
+
+static int set_length(struct qcow2_file *file, u64 bytes)
+{
+	struct saved_task old = enter_fs();
+	int ret = vfs_truncate(&file->filp->f_path, bytes);
+
+	leave_fs(old);
+	return ret;
+}
+
+/* That it cannot be done costs time only: then each write makes the file longer. */
+static void grow_ahead(struct qcow2_file *file, u64 end)
+{
+	u64 bytes = min(round_up(end, AHEAD_BYTES) + AHEAD_BYTES,
+			qcow2_file_max_bytes(file));
+
+	mutex_lock(&file->ahead_lock);
+	if (end > i_size_read(file->inode) && !file->cannot_grow) {
+		if (set_length(file, bytes))
+			file->cannot_grow = true;
+		else
+			file->ahead_bytes = bytes;
+	}
+	mutex_unlock(&file->ahead_lock);
+}
+
+/* A transfer is about to write up to there. */
+static void reach(struct qcow2_file *file, u64 end)
+{
+	s64 old = atomic64_read(&file->end);
+
+	while (end > old && !atomic64_try_cmpxchg(&file->end, &old, end))
+		;
+	if (end > i_size_read(file->inode))
+		grow_ahead(file, end);
+}
+
+/* If somebody else has changed the length since, it is not ours to change. */
+static void cut_ahead(struct qcow2_file *file)
+{
+	u64 end = atomic64_read(&file->end);
+
+	if (file->ahead_bytes > end &&
+	    file->ahead_bytes == i_size_read(file->inode))
+		set_length(file, end);
 }
 
 /*
@@ -241,6 +316,8 @@ static void issue(struct qcow2_fio *fio)
 	fio->rest = fio->iter;
 	iov_iter_advance(&fio->rest, fio->transferred);
 	init_kiocb(fio);
+	if (fio->write && !fio->nowait && fio->file->ahead)
+		reach(fio->file, fio->offset + iov_iter_count(&fio->iter));
 	if (!start_write(fio)) {
 		finish(fio, -EAGAIN);
 		return;
@@ -501,6 +578,17 @@ static bool can_nowait(const struct qcow2_file *file)
 	       bdev && bdev_nowait(bdev);
 }
 
+static void init_ahead(struct qcow2_file *file)
+{
+	const unsigned int wanted = QCOW2_FILE_WRITABLE | QCOW2_FILE_DIRECT |
+				    QCOW2_FILE_AHEAD;
+
+	mutex_init(&file->ahead_lock);
+	file->ahead = (file->flags & wanted) == wanted &&
+		      S_ISREG(file->inode->i_mode);
+	atomic64_set(&file->end, i_size_read(file->inode));
+}
+
 /**
  * qcow2_file_open() - use an open file as image file
  * @filp: the file; a reference is taken
@@ -535,6 +623,7 @@ struct qcow2_file *qcow2_file_open(struct file *filp, unsigned int flags,
 		return ERR_PTR(ret);
 	}
 	file->can_nowait = can_nowait(file);
+	init_ahead(file);
 	get_file(filp);
 	return file;
 }
@@ -545,6 +634,8 @@ struct qcow2_file *qcow2_file_open(struct file *filp, unsigned int flags,
  */
 void qcow2_file_close(struct qcow2_file *file)
 {
+	cut_ahead(file);
+	mutex_destroy(&file->ahead_lock);
 	fput(file->filp);
 	kfree(file);
 }
@@ -553,10 +644,12 @@ void qcow2_file_close(struct qcow2_file *file)
  * qcow2_file_bytes() - current size
  * @file: the file
  *
- * Return: size in bytes.
+ * Return: size in bytes, without what it was made longer by in advance.
  */
 u64 qcow2_file_bytes(const struct qcow2_file *file)
 {
+	if (file->ahead)
+		return atomic64_read(&file->end);
 	return i_size_read(file->inode);
 }
 
@@ -587,7 +680,7 @@ bool qcow2_file_can_nowait(const struct qcow2_file *file)
  */
 bool qcow2_file_has(const struct qcow2_file *file, u64 bytes)
 {
-	return bytes <= i_size_read(file->inode);
+	return bytes <= qcow2_file_bytes(file);
 }
 
 /**

@@ -56,10 +56,13 @@ struct qcow2_fio {
  * enum qcow2_file_flags - how qcow2_file_open() shall use the file
  * @QCOW2_FILE_WRITABLE: it will be written
  * @QCOW2_FILE_DIRECT: bypass the page cache
+ * @QCOW2_FILE_AHEAD: while it is open it may be longer than what was written to
+ *	it, if that makes writes faster
  */
 enum qcow2_file_flags {
 	QCOW2_FILE_WRITABLE	= 1 << 0,
 	QCOW2_FILE_DIRECT	= 1 << 1,
+	QCOW2_FILE_AHEAD	= 1 << 2,
 };
 
 struct qcow2_file *qcow2_file_open(struct file *filp, unsigned int flags,

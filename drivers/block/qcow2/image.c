@@ -823,7 +823,8 @@ struct qcow2_image *qcow2_image_open(struct file *filp, const char *name,
 	img = alloc_serving(name, options);
 	if (!img)
 		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
-	img->file = qcow2_file_open(filp, options->file_flags, img->file_wq, why);
+	img->file = qcow2_file_open(filp, options->file_flags | QCOW2_FILE_AHEAD,
+				    img->file_wq, why);
 	if (IS_ERR(img->file)) {
 		ret = PTR_ERR(img->file);
 		goto err_image;
