@@ -13,7 +13,8 @@
  * zeroes nothing need be done in clusters that the file grew by, for the file
  * reads as zeroes there too.  What is left goes to the file in one transfer
  * with the written data between it, if it is short enough for one bounce
- * buffer; else after the data, piece by piece, and what reads as zeroes is made
+ * buffer: that is what qcow2_cow_one_transfer() makes ready, for the caller to
+ * submit.  Else it goes there after the data, piece by piece, and what reads as zeroes is made
  * zero by the file system if that can (QEMU: handle_alloc_space()).
  *
  * The bounce buffers come from a mempool, so that a COW needs no memory to
@@ -43,18 +44,18 @@
 #define READ_THROUGH	SZ_16K
 
 /**
- * struct bounce - memory for COW data on its way
+ * struct qcow2_bounce - memory for COW data on its way
  * @pages: the memory
  * @bv: room for the bvecs of a transfer
  */
-struct bounce {
+struct qcow2_bounce {
 	struct page *pages[BOUNCE_PAGES];
 	struct bio_vec bv[MERGED_BVECS];
 };
 
 static void bounce_free(void *element, void *unused)
 {
-	struct bounce *bounce = element;
+	struct qcow2_bounce *bounce = element;
 	int i;
 
 	for (i = 0; i < BOUNCE_PAGES; i++)
@@ -65,7 +66,7 @@ static void bounce_free(void *element, void *unused)
 
 static void *bounce_alloc(gfp_t gfp, void *unused)
 {
-	struct bounce *bounce = kzalloc_obj(*bounce, gfp);
+	struct qcow2_bounce *bounce = kzalloc_obj(*bounce, gfp);
 	int i;
 
 	if (!bounce)
@@ -107,7 +108,7 @@ void qcow2_cow_exit(struct qcow2_image *img)
  */
 
 /* Appends bvecs for @bytes bytes from @pos on; their number then. */
-static unsigned int add_bounce(struct bounce *bounce, unsigned int nr,
+static unsigned int add_bounce(struct qcow2_bounce *bounce, unsigned int nr,
 			       size_t pos, size_t bytes)
 {
 	while (bytes) {
@@ -124,7 +125,7 @@ static unsigned int add_bounce(struct bounce *bounce, unsigned int nr,
 }
 
 /* The bytes of an extent that begins at @guest_offset. */
-static int bounce_read(struct bounce *bounce, size_t pos, u64 guest_offset,
+static int bounce_read(struct qcow2_bounce *bounce, size_t pos, u64 guest_offset,
 		       const struct qcow2_extent *extent)
 {
 	unsigned int nr = add_bounce(bounce, 0, pos, extent->bytes);
@@ -153,7 +154,7 @@ static int bounce_read(struct bounce *bounce, size_t pos, u64 guest_offset,
 	return -EUCLEAN;
 }
 
-static int bounce_write(struct bounce *bounce, struct qcow2_image *img,
+static int bounce_write(struct qcow2_bounce *bounce, struct qcow2_image *img,
 			u64 offset, size_t bytes)
 {
 	unsigned int nr = add_bounce(bounce, 0, 0, bytes);
@@ -171,7 +172,7 @@ static int bounce_write(struct bounce *bounce, struct qcow2_image *img,
 static int copy_bytes(struct qcow2_image *img, u64 guest_offset,
 		      const struct qcow2_extent *extent, u64 to)
 {
-	struct bounce *bounce = mempool_alloc(img->bounce_pool, GFP_NOIO);
+	struct qcow2_bounce *bounce = mempool_alloc(img->bounce_pool, GFP_NOIO);
 	int ret;
 
 	ret = bounce_read(bounce, 0, guest_offset, extent);
@@ -245,7 +246,7 @@ static int copy_region(struct qcow2_image *img,
 struct merged {
 	struct qcow2_image *img;
 	const struct qcow2_l2_meta *meta;
-	struct bounce *bounce;
+	struct qcow2_bounce *bounce;
 	size_t end_pos;
 };
 
@@ -304,7 +305,7 @@ static int fill_regions(struct merged *m)
 }
 
 /* Appends the bvecs of the written data; their number then. */
-static unsigned int add_data(struct bounce *bounce, unsigned int nr,
+static unsigned int add_data(struct qcow2_bounce *bounce, unsigned int nr,
 			     const struct iov_iter *data)
 {
 	const struct bio_vec *bv = data->bvec;
@@ -322,36 +323,37 @@ static unsigned int add_data(struct bounce *bounce, unsigned int nr,
 	return nr;
 }
 
-static int write_merged(struct merged *m, u64 host_offset,
-			const struct iov_iter *data)
+/* Makes @data the data with both regions around it. */
+static void surround(struct merged *m, struct iov_iter *data)
 {
 	const struct qcow2_cow_region *start = &m->meta->cow_start;
 	const struct qcow2_cow_region *end = &m->meta->cow_end;
-	struct iov_iter iter;
 	unsigned int nr;
 
 	nr = add_bounce(m->bounce, 0, 0, start->bytes);
 	nr = add_data(m->bounce, nr, data);
 	nr = add_bounce(m->bounce, nr, m->end_pos, end->bytes);
-	iov_iter_bvec(&iter, ITER_SOURCE, m->bounce->bv, nr,
+	iov_iter_bvec(data, ITER_SOURCE, m->bounce->bv, nr,
 		      start->bytes + iov_iter_count(data) + end->bytes);
-	return qcow2_file_rw(qcow2_data_file(m->img), true,
-			     host_offset - start->bytes, &iter);
 }
 
-static int merge_cow(struct qcow2_image *img, const struct qcow2_l2_meta *meta,
-		     u64 host_offset, const struct iov_iter *data)
+static int merge_cow(struct qcow2_image *img, struct qcow2_l2_meta *meta,
+		     u64 *host_offset, struct iov_iter *data)
 {
 	struct merged m = {
 		.img = img,
 		.meta = meta,
 		.bounce = mempool_alloc(img->bounce_pool, GFP_NOIO),
 	};
-	int ret = fill_regions(&m);
+	int ret;
 
-	ret = ret ?: write_merged(&m, host_offset, data);
-	mempool_free(m.bounce, img->bounce_pool);
-	return ret;
+	meta->bounce = m.bounce;
+	ret = fill_regions(&m);
+	if (ret)
+		return ret;
+	surround(&m, data);
+	*host_offset -= meta->cow_start.bytes;
+	return 0;
 }
 
 static bool can_merge(const struct qcow2_l2_meta *meta,
@@ -390,33 +392,66 @@ static int is_right_already(struct qcow2_image *img,
 }
 
 /**
- * qcow2_write_with_cow() - write data, and fill the COW regions around it
+ * qcow2_cow_one_transfer() - have one transfer for data and its COW regions
+ * @img: the image
+ * @meta: in flight; the caller is in an epoch, and calls qcow2_cow_done() when
+ *	the transfer is done, also after an error
+ * @host_offset: where the data goes to; a run of clusters that are written where
+ *	they are may lie in front of those of @meta.  Changed to where the transfer
+ *	begins.
+ * @data: bvecs of the data; changed to those of the transfer
+ * @rest: set if the regions are too long for that: then qcow2_cow_regions() is
+ *	due after the transfer
+ *
+ * QEMU: perform_cow(), merge_cow().
+ *
+ * Context: sleeps, may do I/O to read what is to be copied.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_cow_one_transfer(struct qcow2_image *img, struct qcow2_l2_meta *meta,
+			   u64 *host_offset, struct iov_iter *data, bool *rest)
+{
+	int ret;
+
+	*rest = false;
+	ret = is_right_already(img, meta, &meta->cow_start);
+	if (ret == 1)
+		ret = is_right_already(img, meta, &meta->cow_end);
+	if (ret)
+		return min(ret, 0);
+	if (can_merge(meta, data))
+		return merge_cow(img, meta, host_offset, data);
+	*rest = true;
+	return 0;
+}
+
+/**
+ * qcow2_cow_regions() - fill COW regions that are no part of the data's transfer
  * @img: the image
  * @meta: in flight; the caller is in an epoch
- * @host_offset: where the data goes to; a run of clusters that are written where
- *	they are may lie in front of those of @meta
- * @data: bvecs of the data; not changed
  *
- * QEMU: perform_cow(), merge_cow(), handle_alloc_space().
+ * QEMU: perform_cow(), handle_alloc_space().
  *
  * Context: sleeps, does I/O.
  * Return: 0 or a negative errno.
  */
-int qcow2_write_with_cow(struct qcow2_image *img,
-			 const struct qcow2_l2_meta *meta, u64 host_offset,
-			 const struct iov_iter *data)
+int qcow2_cow_regions(struct qcow2_image *img, const struct qcow2_l2_meta *meta)
 {
-	struct iov_iter iter = *data;
-	int ret;
+	int ret = copy_region(img, meta, &meta->cow_start);
 
-	ret = is_right_already(img, meta, &meta->cow_start);
-	if (ret == 1)
-		ret = is_right_already(img, meta, &meta->cow_end);
-	if (ret < 0)
-		return ret;
-	if (!ret && can_merge(meta, data))
-		return merge_cow(img, meta, host_offset, data);
-	ret = qcow2_file_rw(qcow2_data_file(img), true, host_offset, &iter);
-	ret = ret ?: copy_region(img, meta, &meta->cow_start);
 	return ret ?: copy_region(img, meta, &meta->cow_end);
+}
+
+/**
+ * qcow2_cow_done() - the transfer with the COW regions has ended
+ * @img: the image
+ * @meta: its meta
+ *
+ * Context: any.
+ */
+void qcow2_cow_done(struct qcow2_image *img, struct qcow2_l2_meta *meta)
+{
+	if (meta->bounce)
+		mempool_free(meta->bounce, img->bounce_pool);
+	meta->bounce = NULL;
 }

@@ -787,8 +787,14 @@ static struct qcow2_image *alloc_serving(const char *name,
 				       WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
 	if (!img->file_wq)
 		goto err_wq;
+	img->link_wq = alloc_workqueue("qcow2-%s-link",
+				       WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+	if (!img->link_wq)
+		goto err_file_wq;
 	return img;
 
+err_file_wq:
+	destroy_workqueue(img->file_wq);
 err_wq:
 	destroy_workqueue(img->wq);
 err_image:
@@ -799,6 +805,7 @@ err_image:
 static void free_serving(struct qcow2_image *img)
 {
 	destroy_workqueue(img->wq);
+	destroy_workqueue(img->link_wq);
 	destroy_workqueue(img->file_wq);
 	free_image(img);
 }

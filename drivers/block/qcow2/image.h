@@ -9,6 +9,7 @@
 #include <linux/atomic.h>
 #include <linux/completion.h>
 #include <linux/list.h>
+#include <linux/llist.h>
 #include <linux/mempool.h>
 #include <linux/mutex.h>
 #include <linux/percpu-refcount.h>
@@ -506,6 +507,8 @@ struct qcow2_l1 {
  * @shared: how a layer is shared, see backing.c
  * @wq: everything that may sleep runs here; a layer has none
  * @file_wq: the rest of short transfers, for which what runs on @wq waits
+ * @link_wq: what ends writes that change mappings: who waits for memory on @wq
+ *	may wait for that
  * @cache: L2 and refcount block slices
  * @compress: decompressed clusters
  * @part_pool: struct qcow2_part
@@ -535,6 +538,8 @@ struct qcow2_l1 {
  * @clusters_allocated: how many, ever; READ_ONCE, changed under meta_lock
  * @clusters_freed: likewise
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
+ * @written: those of them whose transfer has ended
+ * @link_work: brings @written to an end
  * @dirty_l2: dirty slices of L2 tables, under meta_lock
  * @dirty_refblocks: dirty slices of refcount blocks, under meta_lock
  * @nr_dirty: length of both lists; READ_ONCE, changed under meta_lock
@@ -594,6 +599,7 @@ struct qcow2_image {
 	struct qcow2_shared *shared;
 	struct workqueue_struct *wq;
 	struct workqueue_struct *file_wq;
+	struct workqueue_struct *link_wq;
 	struct qcow2_cache cache;
 	struct qcow2_compress compress;
 
@@ -620,6 +626,8 @@ struct qcow2_image {
 	u64 fresh_from;
 	u64 data_fresh_from;
 	struct list_head in_flight;
+	struct llist_head written;
+	struct work_struct link_work;
 	struct list_head dirty_l2;
 	struct list_head dirty_refblocks;
 	unsigned int nr_dirty;
@@ -797,11 +805,13 @@ enum qcow2_op {
  * @fio: the transfer
  * @io: the operation
  * @epoch: pins the host clusters of the transfer
+ * @meta: what will change when the transfer has ended; not set in other parts
  */
 struct qcow2_part {
 	struct qcow2_fio fio;
 	struct qcow2_io *io;
 	struct qcow2_epoch *epoch;
+	struct qcow2_l2_meta *meta;
 };
 
 /**
@@ -834,6 +844,7 @@ struct qcow2_io {
 	/* private: */
 	bool must_commit;
 	bool part_taken;
+	bool lacks_space;
 	atomic_t pending;
 	struct work_struct work;
 	struct list_head wait;
@@ -846,6 +857,7 @@ bool qcow2_fast_submit(struct qcow2_io *io);
 int qcow2_io_init(struct qcow2_image *img);
 void qcow2_io_exit(struct qcow2_image *img);
 struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io);
+void qcow2_part_free(struct qcow2_part *part);
 void qcow2_part_submit(struct qcow2_part *part, struct qcow2_file *file,
 		       u64 host_offset, size_t bytes);
 void qcow2_io_get(struct qcow2_io *io);
@@ -993,6 +1005,9 @@ struct qcow2_cow_region {
  * @l2: pinned slice with the entries
  * @l2_index: of the first entry in the slice
  * @refblock: for new clusters: pinned slice with their refcounts
+ * @bounce: memory of the COW regions in the transfer, or NULL
+ * @part: the transfer, if nobody waits for it
+ * @written: in the image's list of metas whose transfer has ended
  */
 struct qcow2_l2_meta {
 	struct list_head link;
@@ -1007,6 +1022,9 @@ struct qcow2_l2_meta {
 	struct qcow2_slice *l2;
 	u32 l2_index;
 	struct qcow2_slice *refblock;
+	struct qcow2_bounce *bounce;
+	struct qcow2_part *part;
+	struct llist_node written;
 };
 
 int __init qcow2_write_init_cache(void);
@@ -1020,9 +1038,10 @@ void qcow2_requeue_waiters(struct list_head *waiters);
 
 int qcow2_cow_init(struct qcow2_image *img);
 void qcow2_cow_exit(struct qcow2_image *img);
-int qcow2_write_with_cow(struct qcow2_image *img,
-			 const struct qcow2_l2_meta *meta, u64 host_offset,
-			 const struct iov_iter *data);
+int qcow2_cow_one_transfer(struct qcow2_image *img, struct qcow2_l2_meta *meta,
+			   u64 *host_offset, struct iov_iter *data, bool *rest);
+int qcow2_cow_regions(struct qcow2_image *img, const struct qcow2_l2_meta *meta);
+void qcow2_cow_done(struct qcow2_image *img, struct qcow2_l2_meta *meta);
 
 /* ---- discard.c ---- */
 

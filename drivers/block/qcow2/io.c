@@ -113,6 +113,20 @@ struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io)
 	return part;
 }
 
+/**
+ * qcow2_part_free() - give a part back
+ * @part: from qcow2_part_alloc(); its transfer has ended
+ *
+ * Context: any.
+ */
+void qcow2_part_free(struct qcow2_part *part)
+{
+	struct qcow2_io *io = part->io;
+
+	if (part != &io->part)
+		mempool_free(part, io->img->part_pool);
+}
+
 static void part_done(struct qcow2_fio *fio)
 {
 	struct qcow2_part *part = container_of(fio, struct qcow2_part, fio);
@@ -120,8 +134,7 @@ static void part_done(struct qcow2_fio *fio)
 
 	qcow2_io_set_error(io, fio->error);
 	qcow2_epoch_exit(part->epoch);
-	if (part != &io->part)
-		mempool_free(part, io->img->part_pool);
+	qcow2_part_free(part);
 	qcow2_io_put(io);
 }
 
@@ -223,6 +236,7 @@ void qcow2_io_submit(struct qcow2_io *io)
 	io->error = 0;
 	io->must_commit = false;
 	io->part_taken = false;
+	io->lacks_space = false;
 	atomic_set(&io->pending, 1);
 	INIT_LIST_HEAD(&io->wait);
 	INIT_WORK(&io->work, run_io);

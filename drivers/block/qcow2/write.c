@@ -21,7 +21,9 @@
  * Then the data is written.  Without a meta, that is all, and nothing waits
  * for it.  With one, the COW regions go with it, and when all of it is in the file
  * qcow2_alloc_cluster_link_l2() changes the entries in memory; from there
- * commit.c takes them to the file.
+ * commit.c takes them to the file.  The last pass of a write does not wait for its
+ * transfer either, if that is one: what ended meanwhile is linked together by
+ * link_written(), and writes that change mappings go on side by side.
  *
  * Somebody who has to wait for a meta does not sleep: the operation is put on
  * the meta's list and queued again when the meta is gone.  It holds nothing
@@ -36,7 +38,9 @@
 #include <linux/align.h>
 #include <linux/bitops.h>
 #include <linux/errno.h>
+#include <linux/llist.h>
 #include <linux/minmax.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -64,27 +68,6 @@ int __init qcow2_write_init_cache(void)
 void qcow2_write_exit_cache(void)
 {
 	kmem_cache_destroy(meta_cache);
-}
-
-/**
- * qcow2_write_init() - reserve memory for an image's metas
- * @img: the image
- *
- * Return: 0 or -ENOMEM; qcow2_write_exit() is due in both cases.
- */
-int qcow2_write_init(struct qcow2_image *img)
-{
-	img->meta_pool = mempool_create_slab_pool(META_POOL_MIN, meta_cache);
-	return img->meta_pool ? 0 : -ENOMEM;
-}
-
-/**
- * qcow2_write_exit() - give that memory back
- * @img: the image; no operation runs
- */
-void qcow2_write_exit(struct qcow2_image *img)
-{
-	mempool_destroy(img->meta_pool);
 }
 
 static void free_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta)
@@ -823,19 +806,107 @@ static void qcow2_alloc_cluster_abort(struct qcow2_image *img,
  * One pass.
  */
 
-static int write_with_meta(struct qcow2_io *io, struct qcow2_pass *pass)
+/* The data is in the file, or could not be written; the meta is gone after this. */
+static int finish_meta(struct qcow2_io *io, struct qcow2_l2_meta *meta, int ret)
 {
 	struct qcow2_image *img = io->img;
+
+	qcow2_cow_done(img, meta);
+	ret = ret ?: qcow2_mark_dirty(img);
+	ret = ret ?: qcow2_alloc_cluster_link_l2(img, meta);
+	if (ret)
+		qcow2_alloc_cluster_abort(img, meta);
+	io->must_commit |= io->fua;
+	return ret;
+}
+
+static void transfer_ended(struct qcow2_l2_meta *meta)
+{
+	struct qcow2_part *part = meta->part;
+	struct qcow2_io *io = part->io;
+	int ret = finish_meta(io, meta, part->fio.error);
+
+	qcow2_epoch_exit(part->epoch);
+	qcow2_part_free(part);
+	if (ret == -ENOSPC) {
+		io->lacks_space = true;
+		qcow2_io_queue(io);
+		return;
+	}
+	qcow2_io_set_error(io, ret);
+	qcow2_io_put(io);
+}
+
+static void link_written(struct work_struct *work)
+{
+	struct qcow2_image *img = container_of(work, struct qcow2_image,
+					       link_work);
+	struct llist_node *node = llist_del_all(&img->written);
+	unsigned int noio = memalloc_noio_save();
+
+	node = llist_reverse_order(node);
+	while (node) {
+		struct llist_node *next = node->next;
+
+		transfer_ended(llist_entry(node, struct qcow2_l2_meta,
+					   written));
+		node = next;
+	}
+	memalloc_noio_restore(noio);
+}
+
+static void transfer_done(struct qcow2_fio *fio)
+{
+	struct qcow2_part *part = container_of(fio, struct qcow2_part, fio);
+	struct qcow2_image *img = part->io->img;
+
+	if (llist_add(&part->meta->written, &img->written))
+		queue_work(img->link_wq, &img->link_work);
+}
+
+/* Takes over the operation, the meta and the epoch. */
+static void start_transfer(struct qcow2_io *io, struct qcow2_l2_meta *meta,
+			   struct qcow2_epoch *epoch, u64 host_offset,
+			   const struct iov_iter *data)
+{
+	struct qcow2_part *part = qcow2_part_alloc(io);
+
+	meta->part = part;
+	part->meta = meta;
+	part->epoch = epoch;
+	part->fio.file = qcow2_data_file(io->img);
+	part->fio.offset = host_offset;
+	part->fio.iter = *data;
+	part->fio.write = true;
+	part->fio.dsync = false;
+	part->fio.nowait = false;
+	part->fio.done = transfer_done;
+	qcow2_file_submit(&part->fio);
+}
+
+static int write_with_meta(struct qcow2_io *io, struct qcow2_pass *pass,
+			   struct qcow2_epoch *epoch)
+{
+	bool last = pass->bytes == iov_iter_count(&io->iter);
+	struct qcow2_l2_meta *meta = pass->meta;
+	struct qcow2_image *img = io->img;
+	u64 host_offset = pass->host_offset;
 	struct iov_iter iter;
+	bool rest;
 	int ret;
 
 	qcow2_io_slice_iter(io, pass->bytes, &iter);
-	ret = qcow2_write_with_cow(img, pass->meta, pass->host_offset, &iter);
-	ret = ret ?: qcow2_mark_dirty(img);
-	ret = ret ?: qcow2_alloc_cluster_link_l2(img, pass->meta);
-	if (ret)
-		qcow2_alloc_cluster_abort(img, pass->meta);
-	io->must_commit |= io->fua;
+	ret = qcow2_cow_one_transfer(img, meta, &host_offset, &iter, &rest);
+	if (!ret && !rest && last && io->op == QCOW2_OP_WRITE) {
+		start_transfer(io, meta, epoch, host_offset, &iter);
+		return -EINPROGRESS;
+	}
+	ret = ret ?: qcow2_file_rw(qcow2_data_file(img), true, host_offset,
+				   &iter);
+	if (!ret && rest)
+		ret = qcow2_cow_regions(img, meta);
+	ret = finish_meta(io, meta, ret);
+	qcow2_epoch_exit(epoch);
 	return ret;
 }
 
@@ -855,15 +926,10 @@ static void write_in_place(struct qcow2_io *io, struct qcow2_pass *pass,
 static int write_at(struct qcow2_io *io, struct qcow2_pass *pass,
 		    struct qcow2_epoch *epoch)
 {
-	int ret;
-
-	if (!pass->meta) {
-		write_in_place(io, pass, epoch);
-		return 0;
-	}
-	ret = write_with_meta(io, pass);
-	qcow2_epoch_exit(epoch);
-	return ret;
+	if (pass->meta)
+		return write_with_meta(io, pass, epoch);
+	write_in_place(io, pass, epoch);
+	return 0;
 }
 
 static int write_next(struct qcow2_io *io)
@@ -937,10 +1003,37 @@ void qcow2_write(struct qcow2_io *io)
 {
 	int ret = 0;
 
+	if (io->lacks_space) {
+		io->lacks_space = false;
+		ret = qcow2_space_wait(io->img, io);
+	}
 	while (!ret && iov_iter_count(&io->iter))
 		ret = qcow2_write_some(io);
 	if (ret == -EINPROGRESS)
 		return;		/* not ours any more */
 	qcow2_io_set_error(io, ret);
 	qcow2_io_put(io);
+}
+
+/**
+ * qcow2_write_init() - prepare an image for writes
+ * @img: the image
+ *
+ * Return: 0 or -ENOMEM; qcow2_write_exit() is due in both cases.
+ */
+int qcow2_write_init(struct qcow2_image *img)
+{
+	init_llist_head(&img->written);
+	INIT_WORK(&img->link_work, link_written);
+	img->meta_pool = mempool_create_slab_pool(META_POOL_MIN, meta_cache);
+	return img->meta_pool ? 0 : -ENOMEM;
+}
+
+/**
+ * qcow2_write_exit() - undo that
+ * @img: the image; no operation runs
+ */
+void qcow2_write_exit(struct qcow2_image *img)
+{
+	mempool_destroy(img->meta_pool);
 }
