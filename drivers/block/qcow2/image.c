@@ -783,10 +783,14 @@ static struct qcow2_image *alloc_serving(const char *name,
 				  name);
 	if (!img->wq)
 		goto err_image;
+	img->write_wq = alloc_workqueue("qcow2-%s-write",
+					WQ_MEM_RECLAIM | WQ_PERCPU, 0, name);
+	if (!img->write_wq)
+		goto err_wq;
 	img->file_wq = alloc_workqueue("qcow2-%s-file",
 				       WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
 	if (!img->file_wq)
-		goto err_wq;
+		goto err_write_wq;
 	img->link_wq = alloc_workqueue("qcow2-%s-link",
 				       WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
 	if (!img->link_wq)
@@ -795,6 +799,8 @@ static struct qcow2_image *alloc_serving(const char *name,
 
 err_file_wq:
 	destroy_workqueue(img->file_wq);
+err_write_wq:
+	destroy_workqueue(img->write_wq);
 err_wq:
 	destroy_workqueue(img->wq);
 err_image:
@@ -805,6 +811,7 @@ err_image:
 static void free_serving(struct qcow2_image *img)
 {
 	destroy_workqueue(img->wq);
+	destroy_workqueue(img->write_wq);
 	destroy_workqueue(img->link_wq);
 	destroy_workqueue(img->file_wq);
 	free_image(img);

@@ -505,10 +505,11 @@ struct qcow2_l1 {
  * @block_bytes: what guest offsets and lengths are multiples of
  * @chain: the layers beneath
  * @shared: how a layer is shared, see backing.c
- * @wq: everything that may sleep runs here; a layer has none
+ * @wq: what may sleep runs here, but for writes; a layer has none
+ * @write_wq: writes, see qcow2_io_queue()
  * @file_wq: the rest of short transfers, for which what runs on @wq waits
- * @link_wq: what ends writes that change mappings: who waits for memory on @wq
- *	may wait for that
+ * @link_wq: what ends writes that change mappings: who waits for memory in a
+ *	write may wait for that
  * @cache: L2 and refcount block slices
  * @compress: decompressed clusters
  * @part_pool: struct qcow2_part
@@ -598,6 +599,7 @@ struct qcow2_image {
 	struct qcow2_chain chain;
 	struct qcow2_shared *shared;
 	struct workqueue_struct *wq;
+	struct workqueue_struct *write_wq;
 	struct workqueue_struct *file_wq;
 	struct workqueue_struct *link_wq;
 	struct qcow2_cache cache;
@@ -1007,6 +1009,7 @@ struct qcow2_cow_region {
  * @refblock: for new clusters: pinned slice with their refcounts
  * @bounce: memory of the COW regions in the transfer, or NULL
  * @part: the transfer, if nobody waits for it
+ * @pending: the transfer, and who started it
  * @written: in the image's list of metas whose transfer has ended
  */
 struct qcow2_l2_meta {
@@ -1024,6 +1027,7 @@ struct qcow2_l2_meta {
 	struct qcow2_slice *refblock;
 	struct qcow2_bounce *bounce;
 	struct qcow2_part *part;
+	atomic_t pending;
 	struct llist_node written;
 };
 

@@ -860,7 +860,8 @@ static void transfer_done(struct qcow2_fio *fio)
 	struct qcow2_part *part = container_of(fio, struct qcow2_part, fio);
 	struct qcow2_image *img = part->io->img;
 
-	if (llist_add(&part->meta->written, &img->written))
+	if (atomic_dec_and_test(&part->meta->pending) &&
+	    llist_add(&part->meta->written, &img->written))
 		queue_work(img->link_wq, &img->link_work);
 }
 
@@ -871,6 +872,7 @@ static void start_transfer(struct qcow2_io *io, struct qcow2_l2_meta *meta,
 {
 	struct qcow2_part *part = qcow2_part_alloc(io);
 
+	atomic_set(&meta->pending, 2);
 	meta->part = part;
 	part->meta = meta;
 	part->epoch = epoch;
@@ -882,6 +884,9 @@ static void start_transfer(struct qcow2_io *io, struct qcow2_l2_meta *meta,
 	part->fio.nowait = false;
 	part->fio.done = transfer_done;
 	qcow2_file_submit(&part->fio);
+	/* Often it has ended already; else it is no business of ours any more. */
+	if (atomic_dec_and_test(&meta->pending))
+		transfer_ended(meta);
 }
 
 static int write_with_meta(struct qcow2_io *io, struct qcow2_pass *pass,

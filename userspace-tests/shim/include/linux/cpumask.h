@@ -4,5 +4,11 @@
 
 /* Fixed, so that a test does not depend on the machine. */
 #define num_online_cpus()	2U
+#define nr_cpu_ids		2U
+
+/* Which CPU makes no difference. */
+#define cpu_online_mask		NULL
+#define cpumask_next(n, mask)	((unsigned int)(n) + 1)
+#define cpumask_first(mask)	0U
 
 #endif
