@@ -1,0 +1,132 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""The length of the image's file: made longer ahead of the writes while it is attached
+with direct I/O, and as long as what was written to it afterwards."""
+
+from e2e import *
+
+ROOT = "/mnt/length"
+STEP = 64 * MIB
+CLUSTER = 64 * KIB
+PLACES = [n * 3 * MIB + n * CLUSTER for n in range(8)]
+
+
+def place(name):
+    return os.path.join(ROOT, name)
+
+
+def length(path):
+    return os.stat(path).st_size
+
+
+def pieces():
+    return {offset: noise(CLUSTER + 8 * KIB, offset + 1) for offset in PLACES}
+
+
+def write_pieces(device):
+    with Disk(device.path, os.O_RDWR) as disk:
+        for offset, data in pieces().items():
+            disk.write(offset, data)
+        disk.flush()
+
+
+def expect_pieces(image):
+    raw = to_raw(image, work("raw"))
+    data = bytearray(content(raw))
+    for offset, piece in pieces().items():
+        expect_same_bytes(data[offset:offset + len(piece)], piece, f"data at {offset}")
+        data[offset:offset + len(piece)] = bytes(len(piece))
+    expect(not any(data), "something is not zero where nothing was written")
+
+
+def new_image(name):
+    return create(place(name), 64 * MIB, cluster_size=CLUSTER)
+
+
+def longest(image):
+    """What QEMU says of the clusters in use."""
+    return json.loads(run("qemu-img", "check", "--output=json", image).stdout)["image-end-offset"]
+
+
+def ahead():
+    image = new_image("ahead")
+    with Device(image, "--direct-io") as device:
+        write_pieces(device)
+        expect(length(image) >= STEP and length(image) % STEP == 0,
+               f"{length(image)} bytes long while it is attached")
+        expect(os.stat(image).st_blocks * SECTOR < STEP // 4, "space is taken in advance")
+    expect(length(image) <= longest(image),
+           f"{length(image)} bytes long, and in use up to {longest(image)}")
+    check(image)
+    expect_pieces(image)
+
+
+def again():
+    """What was taken and given back is not zero, wherever the file ended."""
+    image = new_image("again")
+    for _ in range(3):
+        with Device(image, "--direct-io", "--pass-discard=off") as device:
+            write_pieces(device)
+            run("blkdiscard", device.path)
+            with Disk(device.path, os.O_RDWR) as disk:
+                disk.flush()
+            write_pieces(device)
+        check(image)
+        expect_pieces(image)
+
+
+def left_long():
+    """As after a crash: an attach takes the file as it is."""
+    image = new_image("left-long")
+    with Device(image, "--direct-io") as device:
+        write_pieces(device)
+        copy = place("copy")
+        run("cp", "--sparse=always", image, copy)
+    expect(length(copy) % STEP == 0, f"the copy has {length(copy)} bytes")
+    check(copy, leaks_allowed=True)
+    with Device(copy, "--direct-io") as device:
+        write_pieces(device)
+    check(copy)
+    expect_pieces(copy)
+
+
+def of_others():
+    """A length that somebody else gave the file is not ours to change."""
+    image = new_image("of-others")
+    with Device(image, "--direct-io") as device:
+        write_pieces(device)
+        os.truncate(image, 5 * STEP)
+    expect_equal(length(image), 5 * STEP, "length")
+    check(image)
+    expect_pieces(image)
+
+
+def without():
+    """Read-only, or through the page cache, or only read."""
+    image = new_image("without")
+    before = length(image)
+    for options in (["--direct-io", "--read-only"], ["--direct-io"], []):
+        with Device(image, *options) as device:
+            with Disk(device.path, os.O_RDONLY) as disk:
+                expect(not any(disk.read(0, MIB)), "an empty image is not zero")
+            expect_equal(length(image), before, f"length, {options}")
+    with Device(image) as device:
+        write_pieces(device)
+        expect(length(image) < STEP, f"{length(image)} bytes through the page cache")
+    check(image)
+
+
+disk, = ram_disks(1, 512 * MIB)
+with ext4_on(disk, ROOT):
+    with case("the file is made longer ahead, by a hole, and cut at detach"):
+        ahead()
+    with case("clusters that were given back are not taken for zero"):
+        again()
+    with case("a file that a crash left too long"):
+        left_long()
+    with case("a length that others gave the file stays"):
+        of_others()
+    with case("what is not written, or through the page cache, keeps its length"):
+        without()
+
+finish()
