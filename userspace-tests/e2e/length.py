@@ -90,6 +90,37 @@ def left_long():
     expect_pieces(copy)
 
 
+def wait_until_freed(device):
+    path = f"/sys/block/{os.path.basename(device.path)}/qcow2/clusters_freed"
+    for _ in range(200):
+        if int(content(path)) > 0:
+            return
+        time.sleep(0.02)
+    raise Failure("the cluster was not given back")
+
+
+def lost_tail():
+    """An L2 entry refers to what the file lost. Written there again, and given back, the
+    cluster must not count as one that the file never had, though the file only seems
+    to end behind it."""
+    image = new_image("lost-tail")
+    data = noise(4 * CLUSTER, 1)
+    with Device(image, "--direct-io") as device, Disk(device.path, os.O_RDWR) as disk:
+        disk.write(0, data)
+        disk.flush()
+    os.truncate(image, longest(image) - 2 * CLUSTER)
+    with Device(image, "--direct-io", "--pass-discard=off") as device:
+        with Disk(device.path, os.O_RDWR) as disk:
+            for cluster in (2, 3):
+                disk.write(cluster * CLUSTER, data[:8 * KIB])
+            run("blkdiscard", "--offset", 3 * CLUSTER, "--length", CLUSTER, device.path)
+            disk.flush()
+            wait_until_freed(device)
+            disk.write(MIB, bytes(SECTOR))
+            expect(not any(disk.read(MIB, CLUSTER)), "bytes of a cluster that was given back")
+    check(image)
+
+
 def of_others():
     """A length that somebody else gave the file is not ours to change."""
     image = new_image("of-others")
@@ -124,6 +155,8 @@ with ext4_on(disk, ROOT):
         again()
     with case("a file that a crash left too long"):
         left_long()
+    with case("a file that lost its tail"):
+        lost_tail()
     with case("a length that others gave the file stays"):
         of_others()
     with case("what is not written, or through the page cache, keeps its length"):
