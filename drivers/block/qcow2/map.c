@@ -20,11 +20,13 @@
  * refer to is in the file, so a reader gets the old extent or the new one.
  */
 
+#include <linux/bitops.h>
 #include <linux/bits.h>
 #include <linux/bug.h>
 #include <linux/compiler.h>
 #include <linux/err.h>
 #include <linux/errno.h>
+#include <linux/limits.h>
 #include <linux/minmax.h>
 #include <linux/rcupdate.h>
 #include <asm/byteorder.h>
@@ -411,15 +413,37 @@ static bool has_host_data(enum qcow2_subcluster_type type)
 	return type == QCOW2_SUBCLUSTER_NORMAL;
 }
 
-/* The subcluster, or compressed cluster, as an extent that ends where it ends. */
-static int map_subcluster(struct qcow2_image *img,
+/*
+ * How many subclusters, from this one on, the entry says the same of.
+ * QEMU: qcow2_get_subcluster_range_type().
+ */
+static u32 count_alike(const struct qcow2_geometry *geo,
+		       struct qcow2_l2_entry entry, u32 subcluster)
+{
+	u64 mine = entry.bitmap >> subcluster;
+	u32 alloc = mine, zero = mine >> 32;
+	u32 other;
+
+	if (!qcow2_has_extl2(geo))
+		return 1;
+	other = (alloc & 1 ? ~alloc : alloc) | (zero & 1 ? ~zero : zero);
+	other &= U32_MAX >> subcluster;
+	return other ? __ffs(other) : QCOW2_SUBCLUSTERS_EXTL2 - subcluster;
+}
+
+/*
+ * The subclusters of one kind that begin there, or the compressed cluster, as an
+ * extent that ends where they end, at the latest with the cluster.
+ */
+static int map_in_cluster(struct qcow2_image *img,
 			  const struct qcow2_slice *slice, u64 guest_offset,
 			  struct qcow2_extent *extent)
 {
 	const struct qcow2_geometry *geo = &img->geo;
 	u32 into_cluster = qcow2_into_cluster(geo, guest_offset);
-	u32 subcluster_bytes = 1U << geo->subcluster_bits;
+	u32 subcluster = into_cluster >> geo->subcluster_bits;
 	struct qcow2_l2_entry entry;
+	u32 end;
 	int ret;
 
 	entry = qcow2_get_l2_entry(geo, slice,
@@ -428,8 +452,7 @@ static int map_subcluster(struct qcow2_image *img,
 	if (ret)
 		return ret;
 	extent->img = img;
-	extent->type = qcow2_get_subcluster_type(geo, entry, into_cluster >>
-						 geo->subcluster_bits);
+	extent->type = qcow2_get_subcluster_type(geo, entry, subcluster);
 	if (extent->type == QCOW2_SUBCLUSTER_COMPRESSED) {
 		extent->word = entry.word;
 		extent->bytes = geo->cluster_bytes - into_cluster;
@@ -437,8 +460,9 @@ static int map_subcluster(struct qcow2_image *img,
 	}
 	extent->host_offset = (entry.word & QCOW2_OFFSET_MASK) + into_cluster;
 	extent->own = (entry.word & QCOW2_OFLAG_COPIED) || geo->has_data_file;
-	extent->bytes = subcluster_bytes -
-			(guest_offset & (subcluster_bytes - 1));
+	end = (subcluster + count_alike(geo, entry, subcluster)) <<
+	      geo->subcluster_bits;
+	extent->bytes = end - into_cluster;
 	return 0;
 }
 
@@ -460,9 +484,9 @@ static int map_in_slice(struct qcow2_image *img,
 	struct qcow2_extent next;
 	int ret;
 
-	ret = map_subcluster(img, slice, guest_offset, extent);
+	ret = map_in_cluster(img, slice, guest_offset, extent);
 	while (!ret && extent->bytes < bytes) {
-		ret = map_subcluster(img, slice, guest_offset + extent->bytes,
+		ret = map_in_cluster(img, slice, guest_offset + extent->bytes,
 				     &next);
 		if (ret || !continues(extent, &next))
 			break;
