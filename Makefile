@@ -5,7 +5,8 @@
 # make check-long	the same with many more rounds; takes hours
 # make bench	measure beside loop, the raw file, device mapper and qemu-nbd; 25 minutes
 # make bench-quick	the same in 3 minutes; its figures say nothing
-# make bench-engine	measure the allocator in an image that is nearly full
+# make bench-engine	measure the allocator in an image that is nearly full, and count
+#			the instructions of a look-up
 #
 # Both work on a fresh Debian 12.  What they build is kept in build/ and, for
 # kernels, in ~/.cache/qcow2-ko; a second run takes what is there.
@@ -57,8 +58,10 @@ bench-quick: kernel
 
 bench-engine: setup
 	@$(MAKE) --no-print-directory -s -C userspace-tests/engine \
-		$(CURDIR)/build/engine/plain/bench
+		$(CURDIR)/build/engine/plain/bench $(CURDIR)/build/engine/plain/lookups
 	@build/engine/plain/bench
+	@mkdir -p build/engine/images build/engine/work
+	@build/engine/plain/lookups build/engine/images build/engine/work
 
 clean:
 	rm -rf build
