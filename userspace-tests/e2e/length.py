@@ -3,6 +3,8 @@
 """The length of the image's file: made longer ahead of the writes while it is attached
 with direct I/O, and as long as what was written to it afterwards."""
 
+import threading
+
 from e2e import *
 
 ROOT = "/mnt/length"
@@ -121,6 +123,34 @@ def lost_tail():
     check(image)
 
 
+def in_the_middle_of_a_block():
+    """A file that ends within a block is made longer while that block is written."""
+    image = create(place("middle"), 64 * MIB, cluster_size=CLUSTER)
+    with Device(image, "--direct-io") as device, Disk(device.path, os.O_RDWR) as disk:
+        disk.write(0, noise(SECTOR, 1))
+        disk.flush()
+    expect(length(image) % (4 * KIB) != 0, f"the file has {length(image)} bytes")
+    at = 0
+    for round_ in range(1, 31):
+        data, following = noise(SECTOR, 100 + round_), 2 * round_ * MIB
+        with Device(image, "--direct-io") as device:
+            with Disk(device.path, os.O_RDWR) as disk, Disk(device.path, os.O_RDWR) as other:
+                thread = threading.Thread(
+                    target=other.write, args=(following, noise(SECTOR, round_)))
+                thread.start()
+                for _ in range(10):
+                    disk.write(at, data)
+                thread.join()
+                disk.flush()
+            expect_equal(device.state(), "ok", "state")
+        expect(length(image) % (4 * KIB) != 0, f"the file has {length(image)} bytes")
+        drop_caches()
+        with Device(image, "--direct-io") as device, Disk(device.path, os.O_RDONLY) as disk:
+            expect_same_bytes(disk.read(at, SECTOR), data, "the sector at the file's end")
+        at = following
+    check(image)
+
+
 def of_others():
     """A length that somebody else gave the file is not ours to change."""
     image = new_image("of-others")
@@ -157,6 +187,8 @@ with ext4_on(disk, ROOT):
         left_long()
     with case("a file that lost its tail"):
         lost_tail()
+    with case("a file that ends in the middle of a block"):
+        in_the_middle_of_a_block()
     with case("a length that others gave the file stays"):
         of_others()
     with case("what is not written, or through the page cache, keeps its length"):

@@ -62,10 +62,12 @@
  * @ahead: with %QCOW2_FILE_AHEAD: the file may be longer than what was written
  * @end: if @ahead: where the file would end if it were not, or will when the
  *	writes that run are done; only grows
- * @ahead_lock: protects @ahead_bytes and @cannot_grow; outside the locks of the
+ * @ahead_lock: protects the members below; outside the locks of the
  *	file system, not taken by who holds back a freeze of it
  * @ahead_bytes: length that the file was given in advance, 0 if none
  * @cannot_grow: its file system refused that
+ * @ends_with_a_block: its length was made a multiple of the file system's block, or
+ *	that was refused; set once
  */
 struct qcow2_file {
 	struct file *filp;
@@ -83,6 +85,7 @@ struct qcow2_file {
 	struct mutex ahead_lock;
 	u64 ahead_bytes;
 	bool cannot_grow;
+	bool ends_with_a_block;
 };
 
 /*
@@ -134,31 +137,70 @@ static int set_length(struct qcow2_file *file, u64 bytes)
 	return ret;
 }
 
-/* That it cannot be done costs time only: then each write makes the file longer. */
+/*
+ * That it cannot be done costs time only: then each write makes the file longer.
+ * A file system without holes may have taken space before it failed.
+ */
+static void set_length_ahead(struct qcow2_file *file, u64 bytes)
+{
+	u64 before = i_size_read(file->inode);
+
+	lockdep_assert_held(&file->ahead_lock);
+	if (!set_length(file, bytes)) {
+		file->ahead_bytes = bytes;
+		return;
+	}
+	file->cannot_grow = true;
+	if (i_size_read(file->inode) > before && set_length(file, before))
+		file->ahead_bytes = i_size_read(file->inode);
+}
+
+/*
+ * Where a file ends in the middle of a block, making it longer has the file system
+ * zero the rest of that in the page cache, while others may write to the block
+ * directly.  So that is done before anything is written to the file.
+ */
+static void end_with_a_block(struct qcow2_file *file)
+{
+	u64 bytes = i_size_read(file->inode);
+	u64 aligned = round_up(bytes, i_blocksize(file->inode));
+
+	mutex_lock(&file->ahead_lock);
+	if (!file->ends_with_a_block) {
+		if (aligned > bytes)
+			set_length_ahead(file, aligned);
+		/* Pairs with that of reach(): who sees it sees the length. */
+		smp_store_release(&file->ends_with_a_block, true);
+	}
+	mutex_unlock(&file->ahead_lock);
+}
+
 static void grow_ahead(struct qcow2_file *file, u64 end)
 {
 	u64 bytes = min(round_up(end, AHEAD_BYTES) + AHEAD_BYTES,
 			qcow2_file_max_bytes(file));
 
 	mutex_lock(&file->ahead_lock);
-	if (end > i_size_read(file->inode) && !file->cannot_grow) {
-		if (set_length(file, bytes))
-			file->cannot_grow = true;
-		else
-			file->ahead_bytes = bytes;
-	}
+	if (end > i_size_read(file->inode) && !file->cannot_grow)
+		set_length_ahead(file, bytes);
 	mutex_unlock(&file->ahead_lock);
 }
 
-/* A transfer is about to write up to there. */
+/*
+ * A transfer is about to write up to there.  Only when the file is as long as it is
+ * going to be may others trust that it is.
+ */
 static void reach(struct qcow2_file *file, u64 end)
 {
 	s64 old = atomic64_read(&file->end);
 
-	while (end > old && !atomic64_try_cmpxchg(&file->end, &old, end))
-		;
+	/* Pairs with that of end_with_a_block(). */
+	if (!smp_load_acquire(&file->ends_with_a_block))
+		end_with_a_block(file);
 	if (end > i_size_read(file->inode))
 		grow_ahead(file, end);
+	while (end > old && !atomic64_try_cmpxchg(&file->end, &old, end))
+		;
 }
 
 /* If somebody else has changed the length since, it is not ours to change. */

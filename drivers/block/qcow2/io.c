@@ -19,6 +19,7 @@
 
 #include <linux/cpumask.h>
 #include <linux/errno.h>
+#include <linux/sched/isolation.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
@@ -233,14 +234,17 @@ static unsigned int other_cpu(void)
  * system.  One after the other they take half the time that they take side by
  * side, and one worker that is awake is cheaper than many that are woken.  So they
  * go to a workqueue that runs one at a time on a CPU, as long as that one does not
- * sleep: another CPU than that of who submits more of them meanwhile.
+ * sleep: another CPU than that of who submits more of them meanwhile, unless it is
+ * kept free of such work (isolcpus).
  *
  * Context: any.
  */
 void qcow2_io_queue(struct qcow2_io *io)
 {
-	if (io->op == QCOW2_OP_WRITE)
-		queue_work_on(other_cpu(), io->img->write_wq, &io->work);
+	unsigned int cpu = other_cpu();
+
+	if (io->op == QCOW2_OP_WRITE && housekeeping_cpu(cpu, HK_TYPE_DOMAIN))
+		queue_work_on(cpu, io->img->write_wq, &io->work);
 	else
 		queue_work(io->img->wq, &io->work);
 }
