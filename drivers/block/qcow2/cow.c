@@ -14,8 +14,9 @@
  * reads as zeroes there too.  What is left goes to the file in one transfer
  * with the written data between it, if it is short enough for one bounce
  * buffer: that is what qcow2_cow_one_transfer() makes ready, for the caller to
- * submit.  Else it goes there after the data, piece by piece, and what reads as zeroes is made
- * zero by the file system if that can (QEMU: handle_alloc_space()).
+ * submit.  Else it goes there after the data, piece by piece, and what reads as
+ * zeroes is made zero by the file system if that can (QEMU:
+ * handle_alloc_space()).
  *
  * The bounce buffers come from a mempool, so that a COW needs no memory to
  * proceed.
@@ -125,8 +126,8 @@ static unsigned int add_bounce(struct qcow2_bounce *bounce, unsigned int nr,
 }
 
 /* The bytes of an extent that begins at @guest_offset. */
-static int bounce_read(struct qcow2_bounce *bounce, size_t pos, u64 guest_offset,
-		       const struct qcow2_extent *extent)
+static int bounce_read(struct qcow2_bounce *bounce, size_t pos,
+		       u64 guest_offset, const struct qcow2_extent *extent)
 {
 	unsigned int nr = add_bounce(bounce, 0, pos, extent->bytes);
 	struct qcow2_image *img = extent->img;

@@ -102,14 +102,10 @@ static void submit(struct qcow2_io *io, struct qcow2_epoch *epoch,
 
 	part->io = io;
 	part->epoch = epoch;
-	part->fio.file = qcow2_data_file(extent->img);
-	part->fio.offset = extent->host_offset;
-	part->fio.iter = io->iter;
-	part->fio.write = io->op != QCOW2_OP_READ;
 	part->fio.dsync = false;
 	part->fio.nowait = true;
-	part->fio.done = fast_done;
-	qcow2_file_submit(&part->fio);
+	qcow2_part_start(part, qcow2_data_file(extent->img),
+			 extent->host_offset, &io->iter, fast_done);
 }
 
 /**

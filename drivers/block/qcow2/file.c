@@ -44,7 +44,7 @@
 /* Less than this is written as zeroes rather than left to the file system. */
 #define ZERO_RANGE_MIN	SZ_128K
 
-/* A file is made longer by this much at a time. */
+/* A file that is made longer gets this much ahead of the write, or up to twice that. */
 #define AHEAD_BYTES	SZ_64M
 
 /**
@@ -162,11 +162,12 @@ static void set_length_ahead(struct qcow2_file *file, u64 bytes)
  */
 static void end_with_a_block(struct qcow2_file *file)
 {
-	u64 bytes = i_size_read(file->inode);
-	u64 aligned = round_up(bytes, i_blocksize(file->inode));
+	u64 bytes, aligned;
 
 	mutex_lock(&file->ahead_lock);
 	if (!file->ends_with_a_block) {
+		bytes = i_size_read(file->inode);
+		aligned = round_up(bytes, i_blocksize(file->inode));
 		if (aligned > bytes)
 			set_length_ahead(file, aligned);
 		/* Pairs with that of reach(): who sees it sees the length. */

@@ -586,6 +586,9 @@ struct qcow2_l1 {
  *	cache.lock	spinlock, LRU only
  *	compress.lock	spinlock, likewise
  *
+ * Whoever does I/O may take the file's ahead_lock (file.c) on the way, so that is
+ * inside grow_lock and commit_lock too, and outside the file system's locks.
+ *
  * Whoever needs something that is not in memory while holding meta_lock backs
  * out, brings it (struct qcow2_need) and starts over.
  */
@@ -860,6 +863,9 @@ int qcow2_io_init(struct qcow2_image *img);
 void qcow2_io_exit(struct qcow2_image *img);
 struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io);
 void qcow2_part_free(struct qcow2_part *part);
+void qcow2_part_start(struct qcow2_part *part, struct qcow2_file *file,
+		      u64 host_offset, const struct iov_iter *data,
+		      void (*done)(struct qcow2_fio *fio));
 void qcow2_part_submit(struct qcow2_part *part, struct qcow2_file *file,
 		       u64 host_offset, size_t bytes);
 void qcow2_io_get(struct qcow2_io *io);

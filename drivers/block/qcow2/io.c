@@ -9,12 +9,12 @@
  *
  * The front embeds a struct qcow2_io in its request and submits it.  An
  * operation that is simple goes to the file at once, see DOC: fast path.  Any
- * other runs on the image's workqueue, where it is cut into parts that are
+ * other runs on a workqueue of the image, where it is cut into parts that are
  * one file transfer each.  Parts are submitted without waiting for them; the
  * operation holds a count of them, and one for whoever still adds parts, and
  * is done when the count drops to zero.  The first part is embedded in the
  * operation, further ones come from a mempool, to which every part returns
- * without help of the workqueue.
+ * without help of that workqueue.
  */
 
 #include <linux/cpumask.h>
@@ -103,7 +103,8 @@ void qcow2_io_put(struct qcow2_io *io)
  * @io: the operation
  *
  * Context: may sleep until other parts are done.
- * Return: the part; nothing in it is set but its operation.
+ * Return: the part; set are its operation, and that its transfer may wait and need
+ * not be durable.
  */
 struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io)
 {
@@ -113,6 +114,8 @@ struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io)
 		part = mempool_alloc(io->img->part_pool, GFP_NOIO);
 	io->part_taken = true;
 	part->io = io;
+	part->fio.dsync = false;
+	part->fio.nowait = false;
 	return part;
 }
 
@@ -142,8 +145,30 @@ static void part_done(struct qcow2_fio *fio)
 }
 
 /**
+ * qcow2_part_start() - start a part's transfer
+ * @part: with its operation, its epoch, fio.dsync and fio.nowait set
+ * @file: the file
+ * @host_offset: byte offset in it
+ * @data: bvecs to read into or to write from, as the operation says
+ * @done: as that of struct qcow2_fio; the part may be gone when this returns
+ *
+ * Context: may sleep, see qcow2_file_submit().
+ */
+void qcow2_part_start(struct qcow2_part *part, struct qcow2_file *file,
+		      u64 host_offset, const struct iov_iter *data,
+		      void (*done)(struct qcow2_fio *fio))
+{
+	part->fio.file = file;
+	part->fio.offset = host_offset;
+	part->fio.iter = *data;
+	part->fio.write = part->io->op != QCOW2_OP_READ;
+	part->fio.done = done;
+	qcow2_file_submit(&part->fio);
+}
+
+/**
  * qcow2_part_submit() - transfer the next bytes of an operation
- * @part: from qcow2_part_alloc(), with its epoch and its fio.dsync set
+ * @part: from qcow2_part_alloc(), with its epoch set
  * @file: the file
  * @host_offset: where they are in the file
  * @bytes: how many
@@ -155,16 +180,11 @@ static void part_done(struct qcow2_fio *fio)
 void qcow2_part_submit(struct qcow2_part *part, struct qcow2_file *file,
 		       u64 host_offset, size_t bytes)
 {
-	struct qcow2_io *io = part->io;
+	struct iov_iter data;
 
-	part->fio.file = file;
-	part->fio.offset = host_offset;
-	part->fio.write = io->op != QCOW2_OP_READ;
-	part->fio.nowait = false;
-	part->fio.done = part_done;
-	qcow2_io_slice_iter(io, bytes, &part->fio.iter);
-	qcow2_io_get(io);
-	qcow2_file_submit(&part->fio);
+	qcow2_io_slice_iter(part->io, bytes, &data);
+	qcow2_io_get(part->io);
+	qcow2_part_start(part, file, host_offset, &data, part_done);
 }
 
 /**
@@ -241,12 +261,16 @@ static unsigned int other_cpu(void)
  */
 void qcow2_io_queue(struct qcow2_io *io)
 {
-	unsigned int cpu = other_cpu();
+	unsigned int cpu;
 
-	if (io->op == QCOW2_OP_WRITE && housekeeping_cpu(cpu, HK_TYPE_DOMAIN))
-		queue_work_on(cpu, io->img->write_wq, &io->work);
-	else
-		queue_work(io->img->wq, &io->work);
+	if (io->op == QCOW2_OP_WRITE) {
+		cpu = other_cpu();
+		if (housekeeping_cpu(cpu, HK_TYPE_DOMAIN)) {
+			queue_work_on(cpu, io->img->write_wq, &io->work);
+			return;
+		}
+	}
+	queue_work(io->img->wq, &io->work);
 }
 
 /**

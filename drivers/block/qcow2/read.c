@@ -15,7 +15,6 @@ static void read_from_file(struct qcow2_io *io, struct qcow2_epoch *epoch,
 	struct qcow2_part *part = qcow2_part_alloc(io);
 
 	part->epoch = epoch;
-	part->fio.dsync = false;
 	qcow2_part_submit(part, qcow2_data_file(extent->img),
 			  extent->host_offset, extent->bytes);
 }

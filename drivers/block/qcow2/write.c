@@ -841,17 +841,13 @@ static void link_written(struct work_struct *work)
 {
 	struct qcow2_image *img = container_of(work, struct qcow2_image,
 					       link_work);
-	struct llist_node *node = llist_del_all(&img->written);
+	struct llist_node *list = llist_del_all(&img->written);
 	unsigned int noio = memalloc_noio_save();
+	struct qcow2_l2_meta *meta, *next;
 
-	node = llist_reverse_order(node);
-	while (node) {
-		struct llist_node *next = node->next;
-
-		transfer_ended(llist_entry(node, struct qcow2_l2_meta,
-					   written));
-		node = next;
-	}
+	list = llist_reverse_order(list);
+	llist_for_each_entry_safe(meta, next, list, written)
+		transfer_ended(meta);
 	memalloc_noio_restore(noio);
 }
 
@@ -876,14 +872,8 @@ static void start_transfer(struct qcow2_io *io, struct qcow2_l2_meta *meta,
 	meta->part = part;
 	part->meta = meta;
 	part->epoch = epoch;
-	part->fio.file = qcow2_data_file(io->img);
-	part->fio.offset = host_offset;
-	part->fio.iter = *data;
-	part->fio.write = true;
-	part->fio.dsync = false;
-	part->fio.nowait = false;
-	part->fio.done = transfer_done;
-	qcow2_file_submit(&part->fio);
+	qcow2_part_start(part, qcow2_data_file(io->img), host_offset, data,
+			 transfer_done);
 	/* Often it has ended already; else it is no business of ours any more. */
 	if (atomic_dec_and_test(&meta->pending))
 		transfer_ended(meta);

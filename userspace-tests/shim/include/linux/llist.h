@@ -55,6 +55,14 @@ static inline struct llist_node *llist_reverse_order(struct llist_node *node)
 	return reversed;
 }
 
-#define llist_entry(node, type, member) container_of(node, type, member)
+/* The entry of a node; NULL if there is no node. */
+#define shim_llist_entry(node, type, member) \
+	((node) ? container_of(node, type, member) : NULL)
+
+#define llist_for_each_entry_safe(pos, n, node, member)			\
+	for (pos = shim_llist_entry(node, typeof(*pos), member);	\
+	     pos && (n = shim_llist_entry(pos->member.next,		\
+					  typeof(*pos), member), true);	\
+	     pos = n)
 
 #endif /* _SHIM_LLIST_H */
