@@ -309,6 +309,86 @@ static void freed_behind_the_hint_needs_no_record(struct kunit *test)
 	expect_next(test, at, 1, PER_SLICE + 1, 1);
 }
 
+/* Takes clusters there, gives them back, and says whether they were fresh. */
+static bool take_fresh(struct kunit *test, struct alloc_test *at, u64 cluster,
+		       u32 nr)
+{
+	KUNIT_EXPECT_EQ(test, 0, allocate(at, cluster, nr));
+	KUNIT_EXPECT_EQ(test, nr, at->run.nb_clusters);
+	undo(at);
+	return at->run.fresh;
+}
+
+static void again(struct alloc_test *at, u64 cluster)
+{
+	mutex_lock(&at->ti->img->meta_lock);
+	qcow2_fresh_again(at->ti->img, cluster);
+	mutex_unlock(&at->ti->img->meta_lock);
+}
+
+/* Over the bounds of entries of the map too, which have 32 clusters. */
+static void clusters_are_fresh_once(struct kunit *test)
+{
+	static const struct cluster_run free[] = { { 20, 300 } };
+	struct alloc_test *at = begin(test, free, ARRAY_SIZE(free));
+	struct qcow2_image *img = at->ti->img;
+
+	img->fresh_from = 30;
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 29, 1));
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 29, 2));
+	KUNIT_EXPECT_EQ(test, 31, img->fresh_from);
+	KUNIT_EXPECT_TRUE(test, take_fresh(test, at, 100, 3));
+	KUNIT_EXPECT_EQ(test, 103, img->fresh_from);
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 101, 1));
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 30, 1));
+	KUNIT_EXPECT_TRUE(test, take_fresh(test, at, 63, 2));
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 63, 1));
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 64, 1));
+	KUNIT_EXPECT_TRUE(test, take_fresh(test, at, 31, 32));
+	KUNIT_EXPECT_TRUE(test, take_fresh(test, at, 65, 35));
+	KUNIT_EXPECT_TRUE(test, xa_empty(&img->zeroes));
+	KUNIT_EXPECT_EQ(test, 0, img->nr_zeroes);
+}
+
+static void punched_cluster_is_fresh_once(struct kunit *test)
+{
+	static const struct cluster_run free[] = { { 20, 300 } };
+	struct alloc_test *at = begin(test, free, ARRAY_SIZE(free));
+
+	at->ti->img->fresh_from = 400;
+	again(at, 100);
+	again(at, 102);
+	again(at, 102);
+	KUNIT_EXPECT_EQ(test, 1, at->ti->img->nr_zeroes);
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 101, 1));
+	KUNIT_EXPECT_TRUE(test, take_fresh(test, at, 100, 3));
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 100, 1));
+	again(at, 100);
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 100, 2));
+	again(at, 100);
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 99, 2));
+	KUNIT_EXPECT_EQ(test, 0, at->ti->img->nr_zeroes);
+}
+
+/* What is written where it is was in use, or seemed free in a damaged image. */
+static void cluster_in_use_is_not_fresh(struct kunit *test)
+{
+	static const struct cluster_run free[] = { { 20, 300 } };
+	struct alloc_test *at = begin(test, free, ARRAY_SIZE(free));
+	struct qcow2_image *img = at->ti->img;
+
+	img->fresh_from = 50;
+	again(at, 40);
+	mutex_lock(&img->meta_lock);
+	qcow2_clusters_in_use(img, test_cluster_offset(at->ti, 40), 1);
+	qcow2_clusters_in_use(img, test_cluster_offset(at->ti, 60), 1);
+	mutex_unlock(&img->meta_lock);
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 40, 1));
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 60, 1));
+	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 55, 1));
+	KUNIT_EXPECT_TRUE(test, take_fresh(test, at, 61, 1));
+}
+
 /*
  * With something missing.
  */
@@ -651,6 +731,9 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(what_was_taken_is_not_given_again),
 	KUNIT_CASE(lowest_freed_cluster_comes_first),
 	KUNIT_CASE(freed_behind_the_hint_needs_no_record),
+	KUNIT_CASE(clusters_are_fresh_once),
+	KUNIT_CASE(punched_cluster_is_fresh_once),
+	KUNIT_CASE(cluster_in_use_is_not_fresh),
 	KUNIT_CASE(slice_that_is_not_cached_is_needed),
 	KUNIT_CASE(next_slice_is_needed_when_one_is_full),
 	KUNIT_CASE(a_fixed_place_is_not_worth_a_read),

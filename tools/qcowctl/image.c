@@ -141,6 +141,16 @@ static int open_patiently(const char *path, int flags)
 	return fd;
 }
 
+/*
+ * To note when the file was read costs a read of the device a transaction of the file
+ * system, after each write.  Only the owner may ask for this, so not with O_RDWR and
+ * the rest, which would fail for others.
+ */
+static void leave_access_time(int fd)
+{
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NOATIME);
+}
+
 static int open_checked(const struct image_name *name, const char *path,
 			const struct stat *before, bool writable)
 {
@@ -150,6 +160,7 @@ static int open_checked(const struct image_name *name, const char *path,
 	fd = open_patiently(path, open_flags(before, writable));
 	if (fd < 0)
 		return image_refuse_errno(name, writable, errno);
+	leave_access_time(fd);
 	err = fstat(fd, &st) ? image_refuse_errno(name, writable, errno)
 			     : check_type(name, &st);
 	if (!err)

@@ -6,12 +6,12 @@ from stage import *
 JOBS = os.path.join(os.path.dirname(os.path.realpath(__file__)), "jobs")
 
 
-def fio_jobs(job, target, seconds, seed):
-    """What fio says of each job in a file."""
+def fio_jobs(job, target, seconds, seed, **more):
+    """What fio says of each job in a file; `more` are variables of the file."""
     for left in glob.glob(work("*.p*.txt")):
         os.unlink(left)
     variables = {"BENCH_TARGET": target, "BENCH_RUNTIME": f"{round(seconds * 1000)}ms",
-                 "BENCH_SEED": str(seed)}
+                 "BENCH_SEED": str(seed), **more}
     output = run("fio", "--output-format=json", os.path.join(JOBS, f"{job}.fio"), cwd=WORK,
                  env={**os.environ, **variables}).stdout
     # Notes of fio may come in front.
@@ -21,10 +21,14 @@ def fio_jobs(job, target, seconds, seed):
     return found
 
 
-def fio(job, target, seconds, seed):
-    """The result of the only job, as numbers."""
-    entry, = fio_jobs(job, target, seconds, seed)
-    return numbers(entry) | cpu_time(entry)
+def fio(job, target, seconds, seed, **more):
+    """The result as numbers. Of several jobs the first one is what the row is about, and
+    of the others only the speed is kept."""
+    entry, *others = fio_jobs(job, target, seconds, seed, **more)
+    if not others:
+        return numbers(entry) | cpu_time(entry)
+    return numbers(entry) | {f"{other['jobname']}_iops": numbers(other)["iops"]
+                             for other in others}
 
 
 def warm_up(target):
@@ -36,14 +40,15 @@ def numbers(entry):
     """Reads and writes together; times in microseconds."""
     sides = [entry[side] for side in ("read", "write") if entry[side]["total_ios"]]
     expect(sides, "fio did no I/O at all")
-    slowest = max(sides, key=lambda side: side["clat_ns"]["mean"])
+    slowest = max(sides, key=lambda side: side["lat_ns"]["mean"])
     return {
         "ios": sum(side["total_ios"] for side in sides),
+        "bytes": sum(side["io_bytes"] for side in sides),
         "seconds": max(side["runtime"] for side in sides) / 1000,
         "iops": sum(side["iops"] for side in sides),
-        "latency_us": slowest["clat_ns"]["mean"] / 1000,
-        "latency_p50_us": slowest["clat_ns"]["percentile"]["50.000000"] / 1000,
-        "latency_p99_us": slowest["clat_ns"]["percentile"]["99.000000"] / 1000,
+        "latency_us": slowest["lat_ns"]["mean"] / 1000,
+        "latency_p50_us": slowest["lat_ns"]["percentile"]["50.000000"] / 1000,
+        "latency_p99_us": slowest["lat_ns"]["percentile"]["99.000000"] / 1000,
     }
 
 

@@ -60,11 +60,17 @@ def wait(image, cache, seconds, seed):
             for name, entry in (("hot", hot), ("cold", cold))} | {"delay_us": DELAY_MS * 1000}
 
 
-def count_misses(size, seconds, seed):
-    """All numbers of one round. The image, which is only read, serves all rounds."""
-    tables = size // CLUSTER * ENTRY
+def mapped_image(size):
+    """All clusters are mapped. It is only read, so it serves all runs."""
     image = place("mapped.qcow2")
     if not os.path.exists(image):
         create(image, size, cluster_size=CLUSTER, preallocation="metadata")
+    return image
+
+
+def count_misses(size, seconds, seed):
+    """All numbers of one round."""
+    tables = size // CLUSTER * ENTRY
+    image = mapped_image(size)
     result = count(image, tables // 8, seconds, seed) | wait(image, tables // 8, seconds, seed)
     return result | {"table_bytes": tables}

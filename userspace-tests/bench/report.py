@@ -72,6 +72,7 @@ class Kind(NamedTuple):
 
 
 SPEED = Kind(lambda run: run["iops"] / 1000, "k/s", 2, False)
+LOG = Kind(lambda run: run["log_iops"] / 1000, "k/s", 2, False)
 CPU = Kind(lambda run: run["cpu_us"], "us", 1, True)
 WAITING = Kind(lambda run: run["hot_us"] / 1000, "ms", 1, True)
 
@@ -139,6 +140,8 @@ def lines_of(found):
     """All of them, of the rows that were not chosen too."""
     lines = [compare(found, SPEED, row, row.name, peer)
              for row in rows.ROWS for peer in row.peers]
+    lines += [compare(found, LOG, row, row.row, peer)
+              for row in rows.LOG_ROWS for peer in rows.by_name(row.row).peers]
     lines += [compare(found, CPU, row, row.row, peer)
               for row in rows.CPU_ROWS for peer in row.targets]
     return lines + [misses_line(found), waiting_line(found)]
@@ -178,8 +181,8 @@ def summary(found, lines):
     return text + (f"; {found['failures']} runs failed" if found["failures"] else "")
 
 
-def text_table(lines):
-    table = [HEADINGS, *map(cells, lines)]
+def text_table_of(table):
+    """Rows of cells, the first one the headings."""
     widths = [max(map(len, column)) for column in zip(*table)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
                      for row in table) + "\n"
@@ -264,7 +267,8 @@ def main():
     with open(options.results, encoding="utf-8") as file:
         found = json.load(file)
     lines = lines_of(found)
-    text = "\n".join([*origin(found), "", text_table(lines), summary(found, lines)]) + "\n"
+    table = text_table_of([HEADINGS, *map(cells, lines)])
+    text = "\n".join([*origin(found), "", table, summary(found, lines)]) + "\n"
     write(os.path.join(options.directory, "table.txt"), text)
     write(os.path.join(options.directory, "table.rst"), rst_table(found, lines))
     sys.stdout.write(text)

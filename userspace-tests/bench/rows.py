@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The rows of the benchmark: what is done, on which devices, with which targets.
 
-A row runs one fio job (jobs/JOB.fio) on disks that are all in the same state, which
-stage.py can make. The driver under test is always the first device.
+A row runs one fio job (jobs/JOB.fio), or what files.py does, on disks that are all in
+the same state, which stage.py can make. The driver under test is always the first device.
 
 	raw		the file itself
 	loop		loop, --direct-io=on, on a raw file
-	thin		dm-thin on loop, blocks of 64 KiB
-	snapshot	dm-snapshot on loop, chunks of 64 KiB
+	thin		dm-thin on RAM disks of its own, blocks of 64 KiB
+	snapshot	dm-snapshot on RAM disks of its own, chunks of 64 KiB
 	nbd		qemu-nbd, of the image
 	chain-1		the driver, on one image instead of a chain
 """
@@ -15,6 +15,8 @@ stage.py can make. The driver under test is always the first device.
 from typing import NamedTuple
 
 DRIVER = "qcow2"
+# No job of fio: see files.py.
+FILES = "files"
 ALL = ("loop", "raw", "thin", "nbd")
 
 
@@ -66,22 +68,42 @@ ROWS = (
         ("loop", "raw", "nbd"), {}),
     Row("randread-qd128", "4K randread, QD128", "randread-qd128", "full",
         ("loop", "raw", "nbd"), {}),
+    Row("randwrite-16k", "16K randwrite, QD32", "randwrite-16k", "full",
+        ("loop", "raw", "nbd"), {}),
+    Row("randwrite-qd128", "4K randwrite, QD128", "randwrite-qd128", "full",
+        ("loop", "raw", "nbd"), {}),
+    Row("files", "ext4, many small files", FILES, "full", ("loop", "nbd"), {}),
+    Row("files-empty", "ext4, many small files, empty image", FILES, "empty",
+        ("loop", "nbd"), {}),
+    Row("database", "database: 16K 70/30, QD8", "database", "full",
+        ("loop", "raw", "nbd"), {}),
+    Row("database-empty", "database, empty image: 16K 70/30, QD8", "database", "empty",
+        ("loop", "raw", "nbd"), {}),
 )
 
 
-class CpuRow(NamedTuple):
-    """CPU time per I/O in the runs of another row; targets are upper limits."""
+class PartRow(NamedTuple):
+    """Another number of the runs of a row."""
     name: str
     title: str
     row: str
     targets: dict
 
 
+# What the database's log did meanwhile.
+LOG_ROWS = (
+    PartRow("database-log", "database: 8K log, each write synced", "database", {}),
+    PartRow("database-empty-log", "database, empty image: 8K log, each write synced",
+            "database-empty", {}),
+)
+
+
+# CPU time per I/O; the targets are upper limits.
 CPU_ROWS = (
-    CpuRow("cpu-randread", "CPU time per 4K randread, QD32", "randread-qd32",
-           {"loop": 0.8, "nbd": 0.25}),
-    CpuRow("cpu-randwrite", "CPU time per 4K randwrite, QD32", "randwrite-qd32",
-           {"loop": 0.8, "nbd": 0.25}),
+    PartRow("cpu-randread", "CPU time per 4K randread, QD32", "randread-qd32",
+            {"loop": 0.8, "nbd": 0.25}),
+    PartRow("cpu-randwrite", "CPU time per 4K randwrite, QD32", "randwrite-qd32",
+            {"loop": 0.8, "nbd": 0.25}),
 )
 
 # Not a ratio: metadata reads are counted, see misses.py.

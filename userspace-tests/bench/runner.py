@@ -10,6 +10,7 @@ import argparse
 import platform
 
 import rows
+from files import use_files
 from measure import *
 from misses import count_misses
 
@@ -28,10 +29,17 @@ class Runner:
         """One run; its numbers are kept and returned."""
         with self.stage.open(device, row.state) as path:
             warm_up(path)
-            result = fio(row.job, path, self.seconds, seed)
+            result = (use_files(path, self.seconds, seed) if row.job == rows.FILES else
+                      fio(row.job, path, self.seconds, seed))
         result["round"] = seed
         self.results.setdefault(row.name, {}).setdefault(device, []).append(result)
         return result
+
+    def prepare(self, names):
+        self.stage.prepare({row.state for row in rows.ROWS if row.name in names})
+
+    def results_found(self):
+        return {"rows": self.results, rows.MISSES: self.misses}
 
     def count(self, seed):
         """One run of the row that counts."""
@@ -85,12 +93,13 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def main():
+def main(kind):
+    """The kind of runner knows what is measured."""
     options = parse_arguments()
-    runner = Runner(options.size, options.mapped_size, options.seconds)
+    runner = kind(options.size, options.mapped_size, options.seconds)
     began = time.monotonic()
     with runner.stage.set_up(options.disk_size):
-        runner.stage.prepare({row.state for row in rows.ROWS if row.name in options.rows})
+        runner.prepare(options.rows)
         note(f"prepared in {time.monotonic() - began:.0f} s")
         for number in range(options.rounds):
             runner.round(options.rows, number)
@@ -98,11 +107,11 @@ def main():
     found = {"rounds": options.rounds, "seconds": options.seconds, "size": options.size,
              "mapped_size": options.mapped_size, "failures": runner.failures,
              "duration": round(time.monotonic() - began), "guest": versions(),
-             "rows": runner.results, rows.MISSES: runner.misses}
+             **runner.results_found()}
     with open(options.output, "w", encoding="ascii") as file:
         json.dump(found, file, indent=1)
     return 1 if runner.failures else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Runner))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Where the benchmark plays: a RAM disk with an ext4 that has all images and files,
-and the devices that are made of them.
+the devices that are made of them, and RAM disks for device mapper.
 
 A disk under test is a device (see rows.py) and a state:
 
 	full			all clusters are allocated
 	empty			none is; four times as large
+	fresh			none is; as large as full
 	overlay			the same as full, through an empty overlay
 	overlay-extended	with subclusters
 	chain			a tenth of the clusters in each of 10 images
@@ -23,6 +24,10 @@ CLUSTER = 64 * KIB
 CLUSTER_SECTORS = CLUSTER // SECTOR
 LAYERS = 10
 NBD = "/dev/nbd0"
+# For dm-thin and dm-snapshot, without a file system or loop beneath: what is only read,
+# a pool that is full, and what each run gets empty. Memory is taken by what is written.
+ORIGIN, FULL_METADATA, FULL_DATA, FRESH_METADATA, FRESH_DATA = (
+    f"/dev/ram{number}" for number in range(1, 6))
 
 
 # ---------------------------------------------------------------------------
@@ -55,26 +60,27 @@ def sectors(device):
     return int(run("blockdev", "--getsz", device).stdout)
 
 
+def snapshot(origin, store, size):
+    return mapped("bench-snapshot",
+                  f"0 {size // SECTOR} snapshot {origin} {store} P {CLUSTER_SECTORS}")
+
+
 @contextlib.contextmanager
-def snapshot(origin, store):
-    with loop(origin) as below, loop(store) as above:
-        table = f"0 {sectors(below)} snapshot {below} {above} P {CLUSTER_SECTORS}"
-        with mapped("bench-snapshot", table) as device:
+def thin(metadata, data, size, new, *origin):
+    """The only volume of a pool, perhaps over an origin that it does not write to."""
+    table = f"0 {sectors(data)} thin-pool {metadata} {data} {CLUSTER_SECTORS} 0"
+    with mapped("bench-pool", table) as pool:
+        if new:
+            run("dmsetup", "message", pool, "0", "create_thin 0")
+        table = " ".join([f"0 {size // SECTOR} thin {pool} 0", *origin])
+        with mapped("bench-thin", table) as device:
             yield device
 
 
-@contextlib.contextmanager
-def thin(metadata, data, size, new, origin=None):
-    """The only volume of a pool, perhaps over an origin that it does not write to."""
-    with contextlib.ExitStack() as stack:
-        devices = [stack.enter_context(loop(path)) for path in (metadata, data)]
-        table = f"0 {sectors(devices[1])} thin-pool {' '.join(devices)} {CLUSTER_SECTORS} 0"
-        pool = stack.enter_context(mapped("bench-pool", table))
-        if new:
-            run("dmsetup", "message", pool, "0", "create_thin 0")
-        below = [stack.enter_context(loop(origin))] if origin else []
-        table = " ".join([f"0 {size // SECTOR} thin {pool} 0", *below])
-        yield stack.enter_context(mapped("bench-thin", table))
+def emptied(disk):
+    """A RAM disk that reads as zeroes, and takes no memory."""
+    run("blkdiscard", "--force", disk)
+    return disk
 
 
 def wait_until(condition, what):
@@ -132,7 +138,7 @@ class Stage:
         os.makedirs(WORK, exist_ok=True)
         for module in ("loop", "nbd", "dm-snapshot", "dm-thin-pool", "dm-delay"):
             run("modprobe", module)
-        disk, = ram_disks(1, disk_size)
+        disk, *_ = ram_disks(6, disk_size)
         run("mkfs.ext4", "-q", "-F", "-E",
             "nodiscard,lazy_itable_init=0,lazy_journal_init=0", disk)
         with mounted(disk, ROOT):
@@ -146,6 +152,8 @@ class Stage:
         self.make_full()
         if "full" in states:
             self.make_thin()
+        if "overlay" in states:
+            self.copy_raw(ORIGIN)
         if "chain" in states:
             self.make_chain()
         for codec in {"zlib", "zstd"} & set(states):
@@ -164,12 +172,13 @@ class Stage:
             f"cluster_size={CLUSTER},preallocation=metadata", place("full.raw"),
             place("full.qcow2"), timeout=600)
 
+    def copy_raw(self, device):
+        run("dd", f"if={place('full.raw')}", f"of={device}", "bs=1M", "oflag=direct",
+            timeout=600)
+
     def make_thin(self):
-        metadata = sparse("full.thin-metadata", 16 * MIB)
-        data = sparse("full.thin-data", self.size)
-        with thin(metadata, data, self.size, True) as device:
-            run("dd", f"if={place('full.raw')}", f"of={device}", "bs=1M", "oflag=direct",
-                timeout=600)
+        with thin(FULL_METADATA, FULL_DATA, self.size, True) as device:
+            self.copy_raw(device)
 
     def make_chain(self):
         """Layer n has each cluster whose number ends with n; the lowest has all."""
@@ -201,19 +210,23 @@ class Stage:
 
     def overlay(self, name, below, **options):
         path = place(name)
+        options = {"cluster_size": CLUSTER} | options
         run("qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", "-o",
-            ",".join([f"cluster_size={CLUSTER}"] + [f"{k}={v}" for k, v in options.items()]),
-            path)
+            ",".join(f"{k}={v}" for k, v in options.items()), path)
         return path
 
     # What a run gets.
+
+    def clean_up(self):
+        """Remove what was made for the run before."""
+        for path in glob.glob(place("fresh*")):
+            os.unlink(path)
 
     @contextlib.contextmanager
     def open(self, device, state):
         """The path that fio is to use. What was made for this run only is removed, and
         images are checked before."""
-        for path in glob.glob(place("fresh*")):
-            os.unlink(path)
+        self.clean_up()
         if device in ("qcow2", "nbd", "chain-1"):
             image = self.image("full" if device == "chain-1" else state)
             with (nbd if device == "nbd" else qcow2)(image) as path:
@@ -223,7 +236,7 @@ class Stage:
             with thin(*self.thin(state)) as path:
                 yield path
         elif device == "snapshot":
-            with snapshot(place("full.raw"), sparse("fresh.store", 2 * self.size)) as path:
+            with snapshot(ORIGIN, emptied(FRESH_DATA), self.size) as path:
                 yield path
         elif device == "loop":
             with loop(self.raw(state)) as path:
@@ -232,15 +245,17 @@ class Stage:
             expect_equal(device, "raw", "a device")
             yield self.raw(state)
 
-    def image(self, state):
+    def image(self, state, **options):
+        """The options are qemu-img's, for an image that is made for this run."""
         if state == "full":
             return place("full.qcow2")
-        if state == "empty":
-            return create(place("fresh.qcow2"), 4 * self.size, cluster_size=CLUSTER)
+        if state in ("empty", "fresh"):
+            return create(place("fresh.qcow2"), (4 if state == "empty" else 1) * self.size,
+                          **({"cluster_size": CLUSTER} | options))
         if state == "overlay":
-            return self.overlay("fresh.qcow2", "full.qcow2")
+            return self.overlay("fresh.qcow2", "full.qcow2", **options)
         if state == "overlay-extended":
-            return self.overlay("fresh.qcow2", "full.qcow2", extended_l2="on")
+            return self.overlay("fresh.qcow2", "full.qcow2", extended_l2="on", **options)
         if state == "chain":
             return place(f"chain-{LAYERS - 1}.qcow2")
         return self.overlay("fresh.qcow2", f"{state}.qcow2")
@@ -254,12 +269,11 @@ class Stage:
     def thin(self, state):
         """Arguments for thin()."""
         if state == "full":
-            return place("full.thin-metadata"), place("full.thin-data"), self.size, False
-        fresh = (sparse("fresh.thin-metadata", 16 * MIB),
-                 sparse("fresh.thin-data", self.size * 5 // 4))
+            return FULL_METADATA, FULL_DATA, self.size, False
+        fresh = emptied(FRESH_METADATA), emptied(FRESH_DATA)
         if state == "empty":
             return *fresh, 4 * self.size, True
-        return *fresh, self.size, True, place("full.raw")
+        return *fresh, self.size, True, ORIGIN
 
     def check_all(self):
         """All images are as sound as they were."""

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # guest: --mem 2G
 """The benchmark's runner: every workload once on the driver, for a fraction of a second,
-and every other device once, with results that are whole and images that stay sound.
-No timing decides."""
+every other device in each state, and each load and variant of scripts/bench --tuning,
+with results that are whole and images that stay sound. No timing decides."""
 
 import sys
 
@@ -13,19 +13,29 @@ from e2e import *
 sys.path.insert(0, os.path.join(TOP, "userspace-tests", "bench"))
 import report
 import rows
+import tuning
+import tuning_report
 from runner import Runner
+from tuner import Tuner
 
 SECONDS = 0.1
 SIZE = 32 * MIB
 # What the cache cannot be capped below, times 8, in L2 tables for clusters of 64 KiB.
 MAPPED = 16 * GIB
-NUMBERS = {"ios", "seconds", "iops", "latency_us", "latency_p50_us", "latency_p99_us"}
+NUMBERS = {"ios", "seconds", "iops", "round"}
+FIO = {"bytes", "latency_us", "latency_p50_us", "latency_p99_us"}
 
 
-def expect_sane(result, row):
-    wanted = NUMBERS | {"round"} | (set() if row.name in ("randread-jobs", "fsync")
-                                    else {"cpu_us"})
-    expect_equal(set(result), wanted, "names of the numbers")
+def numbers_of(job):
+    if job == rows.FILES:
+        return NUMBERS | {"cpu_us"}
+    if job == "database":
+        return NUMBERS | FIO | {"log_iops"}
+    return NUMBERS | FIO | (set() if job in ("randread-jobs", "fsync") else {"cpu_us"})
+
+
+def expect_sane(result, job):
+    expect_equal(set(result), numbers_of(job), "names of the numbers")
     expect(result["ios"] > 0 and result["iops"] > 0, f"I/O was done: {result}")
     expect(0 < result["seconds"] < 60, f"it took a while: {result}")
     expect(all(value >= 0 for value in result.values()), f"no number is negative: {result}")
@@ -37,30 +47,51 @@ def expect_sane(result, row):
 def expect_allocated(row, device):
     """A fresh image, which was checked after the run, is there until the next run."""
     fresh = os.path.join("/mnt/bench", "fresh.qcow2")
-    if device == rows.DRIVER and row.job in ("write-empty", "randwrite-empty",
-                                             "randwrite-overlay"):
+    if device == rows.DRIVER and row.state in ("empty", "overlay", "overlay-extended"):
         found = run("qemu-img", "map", "--output=json", fresh).stdout
         expect(any(extent["depth"] == 0 and extent["data"] for extent in json.loads(found)),
                "the image has nothing that was written")
 
 
 def first_rows():
-    """Each other device with the first row that has it."""
+    """Each other device with the first row that has it in a state, and with each job that
+    is none of fio's or has several parts."""
     seen = set()
     for row in rows.ROWS:
         for device in row.peers:
-            if device not in seen:
-                seen.add(device)
+            kind = (device, row.job if row.job in (rows.FILES, "database") else None,
+                    row.state if device in ("thin", "snapshot") else None)
+            if kind not in seen:
+                seen.add(kind)
                 yield row, device
 
 
+def few_variants(topic):
+    """Each load with its first variant, and each variant with the first load."""
+    first, *others = tuning.runs_of(topic)
+    return first + [runs[0] for runs in others]
+
+
+def expect_tuned(result, load, variant):
+    """The option had an effect, or there is nothing that would tell."""
+    expect_equal(set(result) - numbers_of(load.job) - {"file_bytes"}, {"table_reads"},
+                 "what is told beside the numbers of each row")
+    if load.state == "mapped":
+        limit = int(variant.attach[-1].removeprefix("--cache-size="))
+        expect_equal(result["table_reads"] == 0, limit >= MAPPED // (64 * KIB) * 8,
+                     f"all is in a cache of {limit} bytes: {result}")
+    if load.state in ("empty", "overlay"):
+        expect(result["file_bytes"] >= result["bytes"] / 2, f"space was taken: {result}")
+
+
 runner = Runner(SIZE, MAPPED, SECONDS)
+tuner = Tuner(SIZE, MAPPED, SECONDS)
 with runner.stage.set_up(24 * SIZE):
     with case("the files"):
         runner.stage.prepare({row.state for row in rows.ROWS})
     for row_, device_ in [(row, rows.DRIVER) for row in rows.ROWS] + list(first_rows()):
         with case(f"{row_.title}, {device_}"):
-            expect_sane(runner.measure(row_, device_, 1), row_)
+            expect_sane(runner.measure(row_, device_, 1), row_.job)
             expect_allocated(row_, device_)
     with case("metadata reads of a cache that is too small"):
         result_ = runner.count(1)
@@ -69,15 +100,32 @@ with runner.stage.set_up(24 * SIZE):
         expect_equal(result_["metadata_bytes"], 4096 * result_["misses"], "their bytes")
         expect(result_["hot_us"] > 0 and result_["cold_us"] > result_["delay_us"],
                f"reads of a slow disk take their time: {result_}")
+    for topic_ in tuning.TOPICS:
+        for load_, variant_ in few_variants(topic_):
+            with case(f"tuning, {topic_.name}: {load_.title}, {variant_.title}"):
+                result_ = tuner.measure_variant(topic_, load_, variant_, 1)
+                expect_tuned(result_, load_, variant_)
+                expect_sane({name: value for name, value in result_.items()
+                             if name in numbers_of(load_.job)}, load_.job)
+    with case("the full image still is full, as ext4 was made on it without zeroing"):
+        found = run("qemu-img", "map", "--output=json", "/mnt/bench/full.qcow2").stdout
+        expect(all(extent["data"] and not extent["zero"] for extent in json.loads(found)),
+               "clusters read as zeroes")
     with case("the images at the end"):
         runner.stage.check_all()
 with case("no verdict from one round, none on what was not measured"):
     lines = report.lines_of({"rounds": 1, "rows": runner.results, "misses": runner.misses})
     marks = {line.verdict for line in lines if line.name != rows.MISSES}
     expect(marks <= {"", "above", "below", report.NOT_MEASURED}, f"verdicts: {marks}")
-    source = {row.name: row.row for row in rows.CPU_ROWS}
+    source = {row.name: row.row for row in rows.CPU_ROWS + rows.LOG_ROWS}
     for line_ in lines:
         runs = runner.results.get(source.get(line_.name, line_.name), {})
         expect_equal(line_.verdict != report.NOT_MEASURED,
-                     line_.name in (rows.MISSES, rows.WAITING) or line_.peer in runs, f"{line_.title} was measured")
+                     line_.name in (rows.MISSES, rows.WAITING) or line_.peer in runs,
+                     f"{line_.title} was measured")
+with case("the tables of the tuning, which say what was not measured"):
+    for topic_ in tuning.TOPICS:
+        ran = {(load.title, variant.title) for load, variant in few_variants(topic_)}
+        for cells in tuning_report.table({"rounds": 1, **tuner.results_found()}, topic_)[1:]:
+            expect_equal("of 1 rounds" not in cells[2], cells[:2] in ran, f"{cells}")
 finish()

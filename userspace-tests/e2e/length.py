@@ -162,6 +162,42 @@ def of_others():
     expect_pieces(image)
 
 
+def data_file(raw):
+    """A raw data file is the disk, which must not seem to be longer."""
+    data = place(f"data-{raw}")
+    image = create(place(f"of-{raw}"), 64 * MIB, cluster_size=CLUSTER, data_file=data,
+                   data_file_raw=raw)
+    if raw == "off":
+        os.truncate(data, 0)
+    with Device(image, "--direct-io") as device:
+        write_pieces(device)
+        attached = length(data)
+        if raw == "off":
+            expect(attached >= STEP and attached % STEP == 0, f"{attached} bytes while attached")
+    end = max(PLACES) + CLUSTER + 8 * KIB if raw == "off" else 64 * MIB
+    expect_equal(length(data), end, "length of the data file")
+    if raw == "on":
+        expect_equal(attached, end, "length of the raw data file while attached")
+    check(image)
+    expect_pieces(image)
+
+
+def limited():
+    """Of whoever attaches and detaches, which is not who writes."""
+    image = new_image("limited")
+    limit = ["prlimit", f"--fsize={MIB}"]
+    device = run(*limit, "qcowctl", "attach", "--direct-io", image).stdout.strip()
+    try:
+        with Disk(device, os.O_RDWR) as disk:
+            for offset, data in pieces().items():
+                disk.write(offset, data)
+    finally:
+        run(*limit, "qcowctl", "detach", device)
+    expect(length(image) <= longest(image), f"{length(image)} bytes long")
+    check(image)
+    expect_pieces(image)
+
+
 def without():
     """Read-only, or through the page cache, or only read."""
     image = new_image("without")
@@ -191,6 +227,12 @@ with ext4_on(disk, ROOT):
         in_the_middle_of_a_block()
     with case("a length that others gave the file stays"):
         of_others()
+    with case("an external data file"):
+        data_file("off")
+    with case("a raw data file is as long as the disk"):
+        data_file("on")
+    with case("limits of who attaches"):
+        limited()
     with case("what is not written, or through the page cache, keeps its length"):
         without()
 

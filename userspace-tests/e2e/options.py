@@ -10,6 +10,7 @@ import fcntl
 from e2e import *
 
 EXIT_USAGE = 2
+ROOT = "/mnt/options"
 
 # From linux/qcow2.h: struct qcow2_ctl_attach, and its length before cache_size.
 QCOW2_CTL_ATTACH = 0xbc00
@@ -482,7 +483,26 @@ def caching():
     writes_with_a_small_cache()
 
 
+def access_time():
+    """To note it costs more than the read: not on behalf of who reads the device."""
+    with case("the image's access time stays"):
+        disk, = ram_disks(1, 64 * MIB)
+        with ext4_on(disk, ROOT):
+            run("mount", "-o", "remount,strictatime", ROOT)
+            image = create(os.path.join(ROOT, "image"), MIB)
+            with Device(image, "--direct-io") as device, device.open() as open_disk:
+                open_disk.write(0, noise(SECTOR, 1))
+                before = os.stat(image).st_atime_ns
+                time.sleep(0.05)
+                open_disk.read(0, SECTOR)
+                expect_equal(os.stat(image).st_atime_ns, before, "access time")
+            with open(image, "rb") as file:
+                file.read(1)
+            expect(os.stat(image).st_atime_ns > before, "it is noted for nobody")
+
+
 run("modprobe", "loop")
+access_time()
 listing()
 wrong_values()
 version_2()

@@ -9,6 +9,7 @@
  * shape of image that matters to it. The output is TAP.
  */
 
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -1210,6 +1211,85 @@ static void write_finds_no_space_that_is_about_to_be_free(const struct shape *sh
 	destroy(&d);
 }
 
+/*
+ * Many writes are linked one after the other when their transfers have ended, and what
+ * is in their way may be what frees memory: so they need none.
+ */
+static void write_needs_memory_when_its_transfer_has_ended(const struct shape *shape)
+{
+	struct disk d = { .options.threads = 4 };
+	struct op op = {};
+	int error;
+
+	make_shared_disk(&d, shape);
+	attach(&d);
+	/* Moves the L2 table. */
+	write_new(&d, 0, d.cluster);
+	settle(&d);
+	op.buf = new_data(&d, d.cluster, d.cluster);
+	memfile_hold(d.filp, 1U << MEMFILE_WRITE, 0, U64_MAX);
+	start(&d, &op, QCOW2_OP_WRITE, d.cluster, d.cluster);
+	wait_for(memfile_holds(d.filp), "the write does not begin");
+	shim_fail_allocations(1, 0);
+	memfile_release(d.filp);
+	error = finish(&op);
+	shim_fail_allocations(0, 0);
+	expect(!error, "the write needed memory to end: %d", error);
+	memcpy(d.content + d.cluster, op.buf, d.cluster);
+	read_back(&d, 0, d.bytes);
+	detach_and_look(&d);
+	free(op.buf);
+	destroy(&d);
+}
+
+struct reader {
+	sem_t inside;
+	sem_t may_go;
+};
+
+static void *stay_inside(void *arg)
+{
+	struct reader *r = arg;
+
+	rcu_read_lock();
+	sem_post(&r->inside);
+	while (sem_wait(&r->may_go))
+		;
+	rcu_read_unlock();
+	return NULL;
+}
+
+/* Who has seen which epoch is current, but is not counted in it yet. */
+static void release_overtakes_who_is_about_to_enter(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 host = prepare_victim(&d, shape), punches;
+	struct reader r;
+	pthread_t thread;
+
+	sem_init(&r.inside, 0, 0);
+	sem_init(&r.may_go, 0, 0);
+	must(!pthread_create(&thread, NULL, stay_inside, &r) ? &r : NULL);
+	while (sem_wait(&r.inside))
+		;
+	punches = memfile_count(d.filp, MEMFILE_PUNCH);
+	make_zero(&d, QCOW2_OP_DISCARD, 0, d.cluster);
+	flush(&d);
+	usleep(20000);
+	expect(memfile_count(d.filp, MEMFILE_PUNCH) == punches,
+	       "a cluster was punched that somebody may be about to use");
+	sem_post(&r.may_go);
+	pthread_join(thread, NULL);
+	settle(&d);
+	expect(memfile_count(d.filp, MEMFILE_PUNCH) > punches,
+	       "nothing was punched");
+	expect_reuse(&d, 2 * d.cluster, host);
+	detach_and_look(&d);
+	destroy(&d);
+	sem_destroy(&r.inside);
+	sem_destroy(&r.may_go);
+}
+
 static const struct shape vast_shapes[] = {
 	{ "clusters of 512 bytes", BASE(9, 48 << 20) },
 	{}
@@ -1238,6 +1318,8 @@ static const struct test_case cases[] = {
 	TEST_CASE(discards_fill_the_memory, vast_shapes),
 	TEST_CASE(write_finds_no_space_that_is_about_to_be_free, sparse_shapes),
 	TEST_CASE(metadata_fills_the_memory, many_tables_shapes),
+	TEST_CASE(release_overtakes_who_is_about_to_enter, all_shapes),
+	TEST_CASE(write_needs_memory_when_its_transfer_has_ended, shared_shapes),
 };
 
 int main(int argc, char **argv)

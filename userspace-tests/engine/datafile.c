@@ -172,6 +172,27 @@ static void stale_data_is_hidden(const struct shape *shape)
 	destroy_split(&s);
 }
 
+/* Nor what is behind the place where a block device ended when it was attached. */
+static void longer_device_is_hidden(const struct shape *shape)
+{
+	struct split s = {};
+	unsigned char *junk;
+
+	make_split(&s, shape);
+	memfile_destroy(s.data);
+	s.data = must(memfile_create(&(struct memfile_options){
+		.block_device = true }));
+	open_split(&s);
+	junk = must(malloc(s.d.bytes / 2));
+	memset(junk, 0x5a, s.d.bytes / 2);
+	memfile_store(s.data, 0, junk, s.d.bytes / 2);
+	free(junk);
+	write_new(&s.d, s.d.cluster + 1024, 512);
+	read_back(&s.d, 0, s.d.bytes);
+	close_split(&s);
+	destroy_split(&s);
+}
+
 /* Nor what it gave up, which is there still. */
 static void discarded_data_is_hidden(const struct shape *shape)
 {
@@ -341,6 +362,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(data_is_durable_first, shapes),
 	TEST_CASE(data_write_fails, shapes),
 	TEST_CASE(stale_data_is_hidden, shapes),
+	TEST_CASE(longer_device_is_hidden, shapes),
 	TEST_CASE(discarded_data_is_hidden, shapes),
 	TEST_CASE(misplaced_entry_is_damage, shapes),
 	TEST_CASE(nothing_is_copied_without_the_flag, shapes),

@@ -254,6 +254,21 @@ static void clear_range(struct file *filp, u64 offset, u64 bytes, bool punch)
 	}
 }
 
+/* What a block device may do when it is told that nobody needs a part of it. */
+static void spoil_range(struct file *filp, u64 offset, u64 bytes)
+{
+	unsigned char junk[BLOCK_BYTES];
+
+	memset(junk, 0xa5, sizeof(junk));
+	while (bytes && offset < filp->bytes) {
+		size_t n = min(in_block(offset, bytes), filp->bytes - offset);
+
+		put_bytes(filp, offset, junk, n);
+		offset += n;
+		bytes -= n;
+	}
+}
+
 /*
  * The log, under the lock.
  */
@@ -612,6 +627,11 @@ bool qcow2_file_can_nowait(const struct qcow2_file *file)
 		return false;
 	shim_point();
 	return true;
+}
+
+bool qcow2_file_holes_are_zero(const struct qcow2_file *file)
+{
+	return !file->filp->options.block_device;
 }
 
 bool qcow2_file_has(const struct qcow2_file *file, u64 bytes)
@@ -1020,7 +1040,9 @@ int memfile_zero_range(struct file *filp, u64 offset, u64 bytes, bool punch)
 	error = fault_of(filp, op, offset, bytes);
 	if (!error && offset + bytes > filp->bytes && !punch)
 		filp->bytes = offset + bytes;
-	if (!error)
+	if (!error && punch && filp->options.block_device)
+		spoil_range(filp, offset, bytes);
+	else if (!error)
 		clear_range(filp, offset, bytes, punch);
 	applied(filp, record);
 	end(filp, record, error);

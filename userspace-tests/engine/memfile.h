@@ -42,6 +42,7 @@ enum memfile_nowait {
  * @nowait: what becomes of transfers that are not to wait
  * @guest_punches: holes may be made where transfers go on, as guests ask for them
  *	in a raw data file
+ * @block_device: what is punched holds anything after that
  * @clock: points in time are those of this file, which is destroyed later; so the
  *	operations of both have one order
  */
@@ -56,6 +57,7 @@ struct memfile_options {
 	bool record;
 	enum memfile_nowait nowait;
 	bool guest_punches;
+	bool block_device;
 	struct file *clock;
 };
 

@@ -7,6 +7,7 @@
  * transfer is counted. The slices that an operation needs are in the cache before.
  */
 
+#include <stdlib.h>
 #include <string.h>
 
 #include <linux/kernel.h>
@@ -144,19 +145,248 @@ static void where_the_file_grows_nothing_is_zeroed(const struct shape *shape)
 	end(&d);
 }
 
-static void what_was_used_is_zeroed_in_the_same_write(const struct shape *shape)
+/* Two clusters were written, and are free again; @first is where they lie. */
+static void free_two(struct disk *d, u64 *first)
+{
+	write_new(d, 10 * d->cluster, 2 * d->cluster);
+	settle(d);
+	*first = host_of(d, 10 * d->cluster);
+	make_zero(d, QCOW2_OP_DISCARD, 10 * d->cluster, 2 * d->cluster);
+	settle(d);
+}
+
+/* A small write to the first of them, by which @zeroes bytes are zeroed. */
+static void write_in_freed(struct disk *d, u64 first, u64 zeroes,
+			   const char *what)
+{
+	write_costs(d, 10 * d->cluster + 1024, 1024,
+		    &(struct cost){ .writes = 1, .written = 1024 + zeroes },
+		    what);
+	expect(host_of(d, 10 * d->cluster) == first, "%s: somewhere else", what);
+	read_back(d, 10 * d->cluster, d->cluster);
+}
+
+static void what_was_punched_is_not_zeroed(const struct shape *shape)
 {
 	struct disk d = {};
+	u64 first;
+
+	begin(&d, shape);
+	free_two(&d, &first);
+	write_in_freed(&d, first, 0, "punched");
+	write_costs(&d, 11 * d.cluster, 512,
+		    &(struct cost){ .writes = 1, .written = 512 }, "its neighbour");
+	expect(host_of(&d, 11 * d.cluster) == first + d.cluster,
+	       "the neighbour is somewhere else");
+	read_back(&d, 11 * d.cluster, d.cluster);
+	end(&d);
+}
+
+/* Discards a cluster, in which no hole can be made. */
+static void free_without_punch(struct disk *d, u64 offset)
+{
+	struct memfile_fault always = {
+		.ops = 1 << MEMFILE_PUNCH, .error = -EIO,
+	};
+
+	memfile_fault(d->filp, &always);
+	make_zero(d, QCOW2_OP_DISCARD, offset, d->cluster);
+	settle(d);
+}
+
+/* One of two does not read as zeroes; the other does. */
+static void parts_of_two_kinds(const struct shape *shape, u64 punched)
+{
+	struct disk d = {};
+	u64 first;
 
 	begin(&d, shape);
 	write_new(&d, 10 * d.cluster, 2 * d.cluster);
 	settle(&d);
+	first = host_of(&d, 10 * d.cluster);
+	make_zero(&d, QCOW2_OP_DISCARD, (10 + punched) * d.cluster, d.cluster);
+	settle(&d);
+	free_without_punch(&d, (11 - punched) * d.cluster);
+	write_costs(&d, 10 * d.cluster + 1024, d.cluster,
+		    &(struct cost){ .writes = 1, .written = 2 * d.cluster },
+		    "parts of both");
+	expect(host_of(&d, 10 * d.cluster) == first, "somewhere else");
+	read_back(&d, 10 * d.cluster, 2 * d.cluster);
+	end(&d);
+}
+
+static void parts_of_first_punched_are_zeroed(const struct shape *shape)
+{
+	parts_of_two_kinds(shape, 0);
+}
+
+static void parts_of_last_punched_are_zeroed(const struct shape *shape)
+{
+	parts_of_two_kinds(shape, 1);
+}
+
+/* Takes a cluster that is free, and gives it back. */
+static void take_and_give_back(struct disk *d, u64 host)
+{
+	struct qcow2_need need = {};
+	struct qcow2_run run;
+	int ret;
+
+	mutex_lock(&d->img->meta_lock);
+	ret = qcow2_alloc_clusters(d->img, host, 1, &need, &run);
+	expect(!ret && run.nb_clusters == 1, "it is not free");
+	qcow2_alloc_undo(d->img, &run);
+	mutex_unlock(&d->img->meta_lock);
+}
+
+/* So those in front of a cluster that was taken far behind the others. */
+static void what_was_passed_over_is_not_zeroed(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 first;
+
+	begin(&d, shape);
+	write_new(&d, 10 * d.cluster, d.cluster);
+	first = host_of(&d, 10 * d.cluster);
+	take_and_give_back(&d, first + 3 * d.cluster);
+	write_costs(&d, 11 * d.cluster + 1024, 1024,
+		    &(struct cost){ .writes = 1, .written = 1024 }, "passed over");
+	write_costs(&d, 12 * d.cluster + 1024, 1024,
+		    &(struct cost){ .writes = 1, .written = 1024 },
+		    "passed over, too");
+	expect(host_of(&d, 12 * d.cluster) == first + 2 * d.cluster,
+	       "it lies somewhere else");
+	write_costs(&d, 13 * d.cluster + 1024, 1024,
+		    &(struct cost){ .writes = 1, .written = d.cluster },
+		    "taken before");
+	expect(host_of(&d, 13 * d.cluster) == first + 3 * d.cluster,
+	       "that lies somewhere else");
+	end(&d);
+}
+
+/* Without memory to remember it, what was punched counts as used. */
+static void without_memory_it_is_zeroed(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 first;
+
+	begin(&d, shape);
+	write_new(&d, 10 * d.cluster, 2 * d.cluster);
+	settle(&d);
+	first = host_of(&d, 10 * d.cluster);
+	mutex_lock(&d.img->meta_lock);
+	d.img->nr_zeroes = 16384;
+	mutex_unlock(&d.img->meta_lock);
 	make_zero(&d, QCOW2_OP_DISCARD, 10 * d.cluster, 2 * d.cluster);
 	settle(&d);
-	write_costs(&d, 10 * d.cluster + 1024, 1024,
+	write_in_freed(&d, first, d.cluster - 1024, "too much to remember");
+	end(&d);
+}
+
+static void what_could_not_be_punched_is_zeroed(const struct shape *shape)
+{
+	struct memfile_fault always = {
+		.ops = 1 << MEMFILE_PUNCH, .error = -EOPNOTSUPP,
+	};
+	struct disk d = {};
+	u64 first;
+
+	begin(&d, shape);
+	memfile_fault(d.filp, &always);
+	free_two(&d, &first);
+	write_in_freed(&d, first, d.cluster - 1024, "not punched");
+	end(&d);
+}
+
+static void what_must_not_be_punched_is_zeroed(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 first;
+
+	begin(&d, shape);
+	set_bit(QCOW2_IMAGE_NO_PASS_DISCARD, &d.img->flags);
+	free_two(&d, &first);
+	write_in_freed(&d, first, d.cluster - 1024, "not punched");
+	end(&d);
+}
+
+static void block_device_is_zeroed(const struct shape *shape)
+{
+	struct disk d = { .options.block_device = true };
+	unsigned char *junk;
+	u64 first;
+
+	begin(&d, shape);
+	free_two(&d, &first);
+	write_in_freed(&d, first, d.cluster - 1024, "punched");
+	write_new(&d, 11 * d.cluster, d.cluster);
+	/* The device becomes larger. */
+	junk = must(malloc(d.cluster));
+	memset(junk, 0x5a, d.cluster);
+	memfile_store(d.filp, memfile_bytes(d.filp), junk, d.cluster);
+	free(junk);
+	write_costs(&d, 12 * d.cluster, 512,
 		    &(struct cost){ .writes = 1, .written = d.cluster },
-		    "middle");
-	read_back(&d, 10 * d.cluster, d.cluster);
+		    "behind the end");
+	read_back(&d, 12 * d.cluster, d.cluster);
+	end(&d);
+}
+
+static void what_was_written_since_is_zeroed(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 first;
+
+	begin(&d, shape);
+	free_two(&d, &first);
+	write_new(&d, 10 * d.cluster, d.cluster);
+	settle(&d);
+	free_without_punch(&d, 10 * d.cluster);
+	write_in_freed(&d, first, d.cluster - 1024, "not punched again");
+	end(&d);
+}
+
+/*
+ * A file that lost its tail: what is passed over is in use, and may be written
+ * without a look at it when the file has become longer again.
+ */
+static void what_was_passed_over_in_use_is_zeroed(const struct shape *shape)
+{
+	struct disk d = { .options.nowait = MEMFILE_NOWAIT_ALWAYS };
+	u64 first;
+
+	begin(&d, shape);
+	write_new(&d, 10 * d.cluster, 2 * d.cluster);
+	first = host_of(&d, 10 * d.cluster);
+	expect(!detach(&d), "detach");
+	memfile_truncate(d.filp, first);
+	memset(d.content + 10 * d.cluster, 0, 2 * d.cluster);
+	attach(&d);
+	/* The second one vets the slice, so the third goes fast. */
+	write_new(&d, 12 * d.cluster, d.cluster);
+	write_new(&d, 12 * d.cluster, d.cluster);
+	write_new(&d, 10 * d.cluster, d.cluster);
+	free_without_punch(&d, 10 * d.cluster);
+	write_in_freed(&d, first, d.cluster - 1024, "not punched");
+	end(&d);
+}
+
+/* Some of what failed may be there. */
+static void what_a_failed_write_took_is_zeroed(const struct shape *shape)
+{
+	struct memfile_fault torn = {
+		.ops = 1 << MEMFILE_WRITE, .times = 1, .error = -EIO,
+		.torn = true,
+	};
+	struct disk d = {};
+	u64 first;
+
+	begin(&d, shape);
+	free_two(&d, &first);
+	memfile_fault(d.filp, &torn);
+	expect(try_write(&d, 10 * d.cluster, d.cluster) == -EIO,
+	       "the write did not fail");
+	write_in_freed(&d, first, d.cluster - 1024, "written in vain");
 	end(&d);
 }
 
@@ -287,10 +517,38 @@ static const struct shape flush_shapes[] = {
 	{}
 };
 
+/* What is known to be zero is read by whoever asks, before start() returns. */
+static void zeroes_are_read_at_once(const struct shape *shape)
+{
+	struct disk d = {};
+	struct op op = {};
+
+	begin(&d, shape);
+	op.buf = get_buffer(d.cluster);
+	memset(op.buf, 1, d.cluster);
+	start(&d, &op, QCOW2_OP_READ, 4 * d.cluster, d.cluster);
+	expect(is_done(&op), "the read went elsewhere");
+	expect(!finish(&op), "the read failed");
+	expect(!memcmp(op.buf, d.content + 4 * d.cluster, d.cluster), "no zeroes");
+	free(op.buf);
+	end(&d);
+}
+
 static const struct test_case cases[] = {
+	TEST_CASE(zeroes_are_read_at_once, shapes),
 	TEST_CASE(whole_clusters_are_written_without_a_read, shapes),
 	TEST_CASE(where_the_file_grows_nothing_is_zeroed, shapes),
-	TEST_CASE(what_was_used_is_zeroed_in_the_same_write, shapes),
+	TEST_CASE(what_was_punched_is_not_zeroed, shapes),
+	TEST_CASE(parts_of_first_punched_are_zeroed, shapes),
+	TEST_CASE(parts_of_last_punched_are_zeroed, shapes),
+	TEST_CASE(what_was_passed_over_is_not_zeroed, shapes),
+	TEST_CASE(without_memory_it_is_zeroed, shapes),
+	TEST_CASE(what_could_not_be_punched_is_zeroed, shapes),
+	TEST_CASE(what_must_not_be_punched_is_zeroed, shapes),
+	TEST_CASE(block_device_is_zeroed, shapes),
+	TEST_CASE(what_was_written_since_is_zeroed, shapes),
+	TEST_CASE(what_was_passed_over_in_use_is_zeroed, shapes),
+	TEST_CASE(what_a_failed_write_took_is_zeroed, shapes),
 	TEST_CASE(zero_cluster_is_filled_where_it_is, shapes),
 	TEST_CASE(shared_cluster_is_copied_in_one_write, shapes),
 	TEST_CASE(large_cluster_is_copied_piece_by_piece, large_shapes),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * RCU over liburcu, and percpu_ref, whose end needs a grace period.
+ * RCU over liburcu.
  *
  * liburcu's "bp" flavour needs no registration of threads. Its call_rcu()
  * waits 10 ms for callbacks to gather, which would be most of the time that a
@@ -23,7 +23,6 @@
 #undef rcu_assign_pointer
 
 #include <linux/bug.h>
-#include <linux/percpu-refcount.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <pthread.h>
@@ -158,104 +157,4 @@ void kfree_rcu_mightsleep(void *ptr)
 {
 	synchronize_rcu();
 	kfree(ptr);
-}
-
-/*
- * percpu_ref.
- */
-
-#define REF_ONE		2ULL
-#define REF_DEAD	1ULL
-
-int percpu_ref_init(struct percpu_ref *ref, percpu_ref_func_t *release,
-		    unsigned int flags, gfp_t gfp)
-{
-	/* The kernel allocates memory here. */
-	void *probe = kmalloc(64, gfp);
-
-	if (!probe)
-		return -12;
-	kfree(probe);
-	ref->release = release;
-	ref->state = flags & PERCPU_REF_INIT_DEAD ? REF_DEAD : REF_ONE;
-	return 0;
-}
-
-void percpu_ref_exit(struct percpu_ref *ref)
-{
-	ref->release = NULL;
-}
-
-void percpu_ref_get(struct percpu_ref *ref)
-{
-	if (__atomic_fetch_add(&ref->state, REF_ONE, __ATOMIC_RELAXED) < REF_ONE)
-		shim_die("percpu_ref_get() without a reference");
-}
-
-static bool tryget(struct percpu_ref *ref, u64 unless)
-{
-	u64 now = READ_ONCE(ref->state);
-
-	while (now >= REF_ONE && !(now & unless))
-		if (__atomic_compare_exchange_n(&ref->state, &now,
-						now + REF_ONE, false,
-						__ATOMIC_RELAXED,
-						__ATOMIC_RELAXED))
-			return true;
-	return false;
-}
-
-bool percpu_ref_tryget(struct percpu_ref *ref)
-{
-	return tryget(ref, 0);
-}
-
-bool percpu_ref_tryget_live(struct percpu_ref *ref)
-{
-	return tryget(ref, REF_DEAD);
-}
-
-void percpu_ref_put(struct percpu_ref *ref)
-{
-	u64 before = __atomic_fetch_sub(&ref->state, REF_ONE, __ATOMIC_ACQ_REL);
-
-	if (before < REF_ONE)
-		shim_die("percpu_ref_put() below zero");
-	if (before >= 2 * REF_ONE)
-		return;
-	if (!(before & REF_DEAD))
-		shim_die("percpu_ref_put() of the initial reference");
-	ref->release(ref);
-}
-
-static void put_initial(struct rcu_head *rcu)
-{
-	percpu_ref_put(container_of(rcu, struct percpu_ref, rcu));
-}
-
-void percpu_ref_kill(struct percpu_ref *ref)
-{
-	if (__atomic_fetch_or(&ref->state, REF_DEAD, __ATOMIC_SEQ_CST) &
-	    REF_DEAD)
-		shim_die("percpu_ref_kill() twice");
-	call_rcu(&ref->rcu, put_initial);
-}
-
-void percpu_ref_reinit(struct percpu_ref *ref)
-{
-	u64 dead = REF_DEAD;
-
-	if (!__atomic_compare_exchange_n(&ref->state, &dead, REF_ONE, false,
-					 __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-		shim_die("percpu_ref_reinit() of a reference in use");
-}
-
-bool percpu_ref_is_zero(struct percpu_ref *ref)
-{
-	return READ_ONCE(ref->state) < REF_ONE;
-}
-
-bool percpu_ref_is_dying(struct percpu_ref *ref)
-{
-	return READ_ONCE(ref->state) & REF_DEAD;
 }

@@ -229,9 +229,10 @@ static void take(struct qcow2_image *img, struct qcow2_slice *slice,
 	move_hints(img, cluster, nr);
 	run->host_offset = cluster << geo->cluster_bits;
 	run->nb_clusters = nr;
-	run->fresh = cluster >= img->fresh_from;
+	run->fresh = qcow2_is_fresh(img, cluster) &&
+		     qcow2_is_fresh(img, cluster + nr - 1);
 	run->refblock = slice;
-	img->fresh_from = max(img->fresh_from, cluster + nr);
+	qcow2_fresh_taken(img, cluster, nr);
 }
 
 /* Finds the first free cluster, and the slice that counts it. */
@@ -322,7 +323,8 @@ void qcow2_alloc_in_data_file(struct qcow2_image *img, u64 guest_offset,
 	*run = (struct qcow2_run) {
 		.host_offset = cluster << img->geo.cluster_bits,
 		.nb_clusters = want,
-		.fresh = cluster >= img->data_fresh_from,
+		.fresh = cluster >= img->data_fresh_from &&
+			 qcow2_file_holes_are_zero(img->data_file),
 	};
 	img->data_fresh_from = max(img->data_fresh_from, cluster + want);
 }
@@ -340,13 +342,15 @@ void qcow2_alloc_in_data_file(struct qcow2_image *img, u64 guest_offset,
  */
 void qcow2_clusters_in_use(struct qcow2_image *img, u64 host_offset, u32 nr)
 {
-	u64 end = (host_offset >> img->geo.cluster_bits) + nr;
-	u64 *fresh_from = img->geo.has_data_file ? &img->data_fresh_from :
-						   &img->fresh_from;
+	u64 cluster = host_offset >> img->geo.cluster_bits;
 
 	lockdep_assert_held(&img->meta_lock);
-	*fresh_from = max(*fresh_from, end);
+	if (img->geo.has_data_file)
+		img->data_fresh_from = max(img->data_fresh_from, cluster + nr);
+	else
+		qcow2_fresh_gone(img, cluster, nr);
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_clusters_in_use);
 
 /**
  * qcow2_alloc_clusters() - allocate contiguous clusters

@@ -471,60 +471,12 @@ void qcow2_commit_now(struct qcow2_image *img)
 }
 
 /*
- * Epochs of guest I/O, and the release of dropped references.
- *
- * Guest I/O that uses a mapping holds the epoch that was current before it
- * looked the mapping up.  To know that nobody uses mappings any more that were
- * removed, the current epoch is changed and the old one's I/O waited for: who
- * enters the new one sees the removal.
+ * The release of dropped references.
  */
-
-/**
- * qcow2_epoch_enter() - pin all host clusters that a lookup finds from now on
- * @img: the image
- *
- * Context: any.
- * Return: what to give to qcow2_epoch_exit().
- */
-struct qcow2_epoch *qcow2_epoch_enter(struct qcow2_image *img)
-{
-	struct qcow2_epoch *epoch;
-
-	rcu_read_lock();
-	for (;;) {
-		/* Pairs with release_kick(). */
-		epoch = &img->epochs[smp_load_acquire(&img->epoch)];
-		if (percpu_ref_tryget_live(&epoch->ref))
-			break;
-		cpu_relax();
-	}
-	rcu_read_unlock();
-	return epoch;
-}
-
-/**
- * qcow2_epoch_exit() - the I/O is done
- * @epoch: from qcow2_epoch_enter()
- *
- * Context: any.
- */
-void qcow2_epoch_exit(struct qcow2_epoch *epoch)
-{
-	percpu_ref_put(&epoch->ref);
-}
-
-static void epoch_drained(struct percpu_ref *ref)
-{
-	struct qcow2_image *img = container_of(ref, struct qcow2_epoch,
-					       ref)->img;
-
-	queue_work(img->wq, &img->release_work);
-}
 
 /* Starts to wait for the I/O that may use clusters that go or are punched. */
 static void release_kick(struct qcow2_image *img)
 {
-	struct qcow2_epoch *old = &img->epochs[img->epoch];
 	bool busy, more;
 
 	lockdep_assert_held(&img->meta_lock);
@@ -535,9 +487,7 @@ static void release_kick(struct qcow2_image *img)
 		return;
 	list_splice_init(&img->durable, &img->draining);
 	list_splice_init(&img->punches, &img->punching);
-	/* Who sees the new epoch sees the removals that came before. */
-	smp_store_release(&img->epoch, !img->epoch);
-	percpu_ref_kill(&old->ref);
+	qcow2_epoch_next(img);
 }
 
 /* Lowers a cluster's refcount, or only looks at it, loading what that needs. */
@@ -608,6 +558,17 @@ static int drop_reference(struct qcow2_image *img, u64 cluster,
 	return ret ?: qcow2_refcount_dec(img, cluster, slice);
 }
 
+/* Likewise when the cluster was punched because this reference was the last. */
+static int drop_punched(struct qcow2_image *img, u64 cluster,
+			struct qcow2_slice *slice)
+{
+	int ret = drop_reference(img, cluster, slice);
+
+	if (!ret)
+		qcow2_fresh_again(img, cluster);
+	return ret;
+}
+
 /* How many clusters from the first on follow each other and have one user. */
 static u32 count_last_users(struct qcow2_image *img, const u64 *offsets,
 			    u32 nr)
@@ -631,20 +592,22 @@ static u32 count_last_users(struct qcow2_image *img, const u64 *offsets,
  * Drops some references, and says how many.  What is about to become free is
  * punched first, while its refcount still keeps others from taking it: a hole
  * can then never hit data that was written later.  That a hole could not be
- * made costs space only.
+ * made costs space, and zeroes around a small write that comes to lie there.
  */
 static u32 drop_references(struct qcow2_image *img, const u64 *offsets, u32 nr)
 {
 	u32 cluster_bits = img->geo.cluster_bits;
 	u32 i, last_users = count_last_users(img, offsets, nr);
+	bool punched;
 
-	if (last_users)
-		qcow2_file_punch(img->file, offsets[0],
-				 (u64)last_users << cluster_bits);
+	punched = last_users &&
+		  !qcow2_file_punch(img->file, offsets[0],
+				    (u64)last_users << cluster_bits);
 	nr = max(last_users, 1U);
 	for (i = 0; i < nr; i++) {
 		int ret = with_refcount(img, offsets[i] >> cluster_bits,
-					drop_reference);
+					punched ? drop_punched :
+						  drop_reference);
 
 		if (ret)
 			pr_warn_ratelimited("qcow2: %s: the cluster at offset 0x%llx could not be freed (error %d) and is lost until 'qemu-img check -r leaks'\n",
@@ -716,7 +679,6 @@ static void release_work(struct work_struct *work)
 
 	apply_drops(img);
 	apply_punches(img);
-	percpu_ref_reinit(&img->epochs[!img->epoch].ref);
 	mutex_lock(&img->meta_lock);
 	list_splice_init(&img->draining, &applied);
 	list_for_each_entry(drop, &applied, link)
@@ -968,20 +930,6 @@ int qcow2_space_wait(struct qcow2_image *img, struct qcow2_io *io)
  * Start and end.
  */
 
-static int init_epochs(struct qcow2_image *img)
-{
-	int i, ret;
-
-	for (i = 0; i < 2; i++) {
-		img->epochs[i].img = img;
-		ret = percpu_ref_init(&img->epochs[i].ref, epoch_drained,
-				      PERCPU_REF_ALLOW_REINIT, GFP_KERNEL);
-		if (ret)
-			return ret;
-	}
-	return 0;
-}
-
 /**
  * qcow2_commit_init() - prepare an image for commits
  * @img: the image; its workqueue exists
@@ -1009,7 +957,7 @@ int qcow2_commit_init(struct qcow2_image *img)
 	ret = stock_copies(&img->l2_copies, COPIES_MIN, GFP_KERNEL);
 	ret = ret ?: stock_copies(&img->refblock_copies, COPIES_MIN,
 				  GFP_KERNEL);
-	return ret ?: init_epochs(img);
+	return ret ?: qcow2_epoch_init(img);
 }
 
 static bool is_clean(struct qcow2_image *img)
@@ -1079,10 +1027,7 @@ static void drop_dirty(struct list_head *dirty)
  */
 void qcow2_commit_destroy(struct qcow2_image *img)
 {
-	int i;
-
-	for (i = 0; i < 2; i++)
-		percpu_ref_exit(&img->epochs[i].ref);
+	qcow2_epoch_destroy(img);
 	drop_dirty(&img->dirty_l2);
 	drop_dirty(&img->dirty_refblocks);
 	free_drops(&img->unlinked);

@@ -182,28 +182,12 @@ static int copy_bytes(struct qcow2_image *img, u64 guest_offset,
 	return ret;
 }
 
-static bool reads_zero(const struct qcow2_extent *extent)
-{
-	switch (extent->type) {
-	case QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN:
-	case QCOW2_SUBCLUSTER_UNALLOCATED_ALLOC:
-	case QCOW2_SUBCLUSTER_ZERO_PLAIN:
-	case QCOW2_SUBCLUSTER_ZERO_ALLOC:
-		return true;
-	case QCOW2_SUBCLUSTER_NORMAL:
-	case QCOW2_SUBCLUSTER_COMPRESSED:
-	case QCOW2_SUBCLUSTER_INVALID:
-		break;
-	}
-	return false;
-}
-
 /* Copies an extent or the begin of it, and shortens it to that. */
 static int copy_extent(struct qcow2_image *img,
 		       const struct qcow2_l2_meta *meta, u64 guest_offset,
 		       struct qcow2_extent *extent, u64 to)
 {
-	if (!reads_zero(extent)) {
+	if (!qcow2_reads_zero(extent)) {
 		extent->bytes = min_t(u64, extent->bytes, BOUNCE_BYTES);
 		return copy_bytes(img, guest_offset, extent, to);
 	}
@@ -287,7 +271,7 @@ static bool read_through(struct merged *m, int *ret)
 	*ret = qcow2_resolve(m->img, guest_offset, bytes, &extent);
 	if (*ret)
 		return true;
-	if (reads_zero(&extent) || extent.bytes < bytes)
+	if (qcow2_reads_zero(&extent) || extent.bytes < bytes)
 		return false;
 	m->end_pos = start->bytes + middle;
 	*ret = bounce_read(m->bounce, 0, guest_offset, &extent);
@@ -385,7 +369,7 @@ static int is_right_already(struct qcow2_image *img,
 		ret = qcow2_resolve(img, guest_offset, left, &extent);
 		if (ret)
 			return ret;
-		if (!reads_zero(&extent))
+		if (!qcow2_reads_zero(&extent))
 			return 0;
 		guest_offset += extent.bytes;
 	}

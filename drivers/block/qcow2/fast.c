@@ -8,7 +8,8 @@
  *
  * An operation that is one extent of data in the file, as far as the caches know,
  * goes to the file in the context of who submitted it.  That takes no lock, no
- * memory, and no reference but to the epoch, which is counted for each CPU.
+ * memory, and no reference but to the epoch, which is counted for each CPU.  A read
+ * of one extent of zeroes is done there and then.
  *
  * The mapping is looked up under RCU, without a reference to the slice.  The
  * slice may be dropped from the cache meanwhile, and the same table may be read
@@ -26,7 +27,7 @@
  * to a free cluster, and what an entry refers to is none.
  *
  * Whatever is not that simple runs on the workqueue; so does a transfer for
- * which the file system would have to wait.
+ * which the file system would have to wait, as it would for its journal with FUA.
  */
 
 #include <linux/errno.h>
@@ -74,9 +75,7 @@ static int find_extent(const struct qcow2_io *io, struct qcow2_extent *extent)
 		ret = qcow2_map_own_cached(io->img, io->offset, bytes, extent);
 	if (ret)
 		return ret;
-	if (extent->bytes < bytes || extent->type != QCOW2_SUBCLUSTER_NORMAL)
-		return -EAGAIN;
-	return 0;
+	return extent->bytes < bytes ? -EAGAIN : 0;
 }
 
 /* The extent may be in a layer's file. */
@@ -108,6 +107,23 @@ static void submit(struct qcow2_io *io, struct qcow2_epoch *epoch,
 			 extent->host_offset, &io->iter, fast_done);
 }
 
+/* Takes over operation and epoch, or does nothing and returns false. */
+static bool carry_out(struct qcow2_io *io, struct qcow2_epoch *epoch,
+		      const struct qcow2_extent *extent)
+{
+	if (qcow2_reads_zero(extent)) {
+		qcow2_epoch_exit(epoch);
+		qcow2_io_zero(io, iov_iter_count(&io->iter));
+		io->done(io);
+		return true;
+	}
+	if (extent->type != QCOW2_SUBCLUSTER_NORMAL ||
+	    !file_is_ready(io, extent))
+		return false;
+	submit(io, epoch, extent);
+	return true;
+}
+
 /**
  * qcow2_fast_submit() - start an operation without a worker, if that can be
  * @io: the operation
@@ -124,10 +140,8 @@ bool qcow2_fast_submit(struct qcow2_io *io)
 	if (!may_be_fast(io))
 		return false;
 	epoch = qcow2_epoch_enter(io->img);
-	if (find_extent(io, &extent) || !file_is_ready(io, &extent)) {
-		qcow2_epoch_exit(epoch);
-		return false;
-	}
-	submit(io, epoch, &extent);
-	return true;
+	if (!find_extent(io, &extent) && carry_out(io, epoch, &extent))
+		return true;
+	qcow2_epoch_exit(epoch);
+	return false;
 }

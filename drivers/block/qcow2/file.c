@@ -26,7 +26,9 @@
 
 #include <linux/atomic.h>
 #include <linux/blkdev.h>
+#include <linux/cache.h>
 #include <linux/completion.h>
+#include <linux/cred.h>
 #include <linux/file.h>
 #include <linux/falloc.h>
 #include <linux/math.h>
@@ -35,6 +37,7 @@
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/stat.h>
 #include <linux/string.h>
@@ -61,11 +64,12 @@
  * @can_nowait: a transfer may be asked not to wait
  * @ahead: with %QCOW2_FILE_AHEAD: the file may be longer than what was written
  * @end: if @ahead: where the file would end if it were not, or will when the
- *	writes that run are done; only grows
+ *	writes that run are done; only grows.  Apart from the members that are only
+ *	read.
  * @ahead_lock: protects the members below; outside the locks of the
  *	file system, not taken by who holds back a freeze of it
  * @ahead_bytes: length that the file was given in advance, 0 if none
- * @cannot_grow: its file system refused that
+ * @cannot_grow: that was refused; set once
  * @ends_with_a_block: its length was made a multiple of the file system's block, or
  *	that was refused; set once
  */
@@ -81,7 +85,7 @@ struct qcow2_file {
 	bool cannot_zero;
 	bool can_nowait;
 	bool ahead;
-	atomic64_t end;
+	atomic64_t end ____cacheline_aligned_in_smp;
 	struct mutex ahead_lock;
 	u64 ahead_bytes;
 	bool cannot_grow;
@@ -128,25 +132,30 @@ static void leave_fs(struct saved_task old)
  * The file's length.
  */
 
+/* With the rights of whoever opened it, as the transfers. */
 static int set_length(struct qcow2_file *file, u64 bytes)
 {
+	const struct cred *cred = override_creds(file->filp->f_cred);
 	struct saved_task old = enter_fs();
 	int ret = vfs_truncate(&file->filp->f_path, bytes);
 
 	leave_fs(old);
+	revert_creds(cred);
 	return ret;
 }
 
 /*
- * That it cannot be done costs time only: then each write makes the file longer.
- * A file system without holes may have taken space before it failed.
+ * That it cannot be done costs time only: then each write makes the file longer, and
+ * may have it end within a block, so it stays that way (see end_with_a_block()).
+ * A process that must not write files so long would be sent a signal.  A file system
+ * without holes may have taken space before it failed.
  */
 static void set_length_ahead(struct qcow2_file *file, u64 bytes)
 {
 	u64 before = i_size_read(file->inode);
 
 	lockdep_assert_held(&file->ahead_lock);
-	if (!set_length(file, bytes)) {
+	if (bytes <= rlimit(RLIMIT_FSIZE) && !set_length(file, bytes)) {
 		file->ahead_bytes = bytes;
 		return;
 	}
@@ -681,6 +690,18 @@ void qcow2_file_close(struct qcow2_file *file)
 	mutex_destroy(&file->ahead_lock);
 	fput(file->filp);
 	kfree(file);
+}
+
+/**
+ * qcow2_file_holes_are_zero() - does it read as zeroes where it has nothing?
+ * @file: the file
+ *
+ * Return: true for a regular file; what a block device has, where it was punched
+ * or has become larger, is its own affair.
+ */
+bool qcow2_file_holes_are_zero(const struct qcow2_file *file)
+{
+	return S_ISREG(file->inode->i_mode);
 }
 
 /**

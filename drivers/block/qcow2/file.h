@@ -82,6 +82,7 @@ int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_flush(struct qcow2_file *file);
 
+bool qcow2_file_holes_are_zero(const struct qcow2_file *file);
 u64 qcow2_file_bytes(const struct qcow2_file *file);
 bool qcow2_file_can_nowait(const struct qcow2_file *file);
 bool qcow2_file_has(const struct qcow2_file *file, u64 bytes);

@@ -702,6 +702,9 @@ static int open_data_file(struct qcow2_image *img, struct file *filp,
 	if (geo->nb_snapshots && (flags & QCOW2_FILE_WRITABLE))
 		return qcow2_refuse(why, -EOPNOTSUPP,
 				    "image has internal snapshots, though its data lies in an external file; attach read-only");
+	/* A raw one is the disk, and as long as that, to others too. */
+	if (!geo->raw_data)
+		flags |= QCOW2_FILE_AHEAD;
 	img->data_file = qcow2_file_open(filp, flags, img->file_wq, why);
 	return PTR_ERR_OR_ZERO(img->data_file);
 }
@@ -753,6 +756,7 @@ static struct qcow2_image *alloc_image(const char *name)
 	mutex_init(&img->grow_lock);
 	mutex_init(&img->watch_lock);
 	xa_init(&img->freed);
+	xa_init(&img->zeroes);
 	INIT_LIST_HEAD(&img->in_flight);
 	INIT_WORK(&img->corrupt_work, mark_corrupt);
 	INIT_WORK(&img->watch_work, watch_work);
@@ -765,6 +769,7 @@ static void free_image(struct qcow2_image *img)
 	mutex_destroy(&img->grow_lock);
 	mutex_destroy(&img->watch_lock);
 	xa_destroy(&img->freed);
+	xa_destroy(&img->zeroes);
 	kfree(img->snapshot_id);
 	kfree(img->snapshot_name);
 	kfree(img);

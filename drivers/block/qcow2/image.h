@@ -12,7 +12,7 @@
 #include <linux/llist.h>
 #include <linux/mempool.h>
 #include <linux/mutex.h>
-#include <linux/percpu-refcount.h>
+#include <linux/rcupdate.h>
 #include <linux/refcount.h>
 #include <linux/seqlock.h>
 #include <linux/spinlock.h>
@@ -457,11 +457,15 @@ struct qcow2_chain {
 /**
  * struct qcow2_epoch - guest I/O that was mapped in one span of time
  * @img: the image
- * @ref: one for each such I/O; released when all are done (invariant I4)
+ * @users: of each CPU: how many more came than went there
+ * @drains: nobody enters any more, and who leaves has to look whether anybody is left
+ * @rcu: to know when nobody enters any more
  */
 struct qcow2_epoch {
 	struct qcow2_image *img;
-	struct percpu_ref ref;
+	atomic_t __percpu *users;
+	atomic_t drains;
+	struct rcu_head rcu;
 };
 
 /**
@@ -536,6 +540,9 @@ struct qcow2_l1 {
  * @fresh_from: index behind the last cluster that the file ever had, as far as
  *	it is known; under meta_lock
  * @data_fresh_from: likewise of the external data file
+ * @zeroes: bits of the clusters below @fresh_from that read as zeroes in the file,
+ *	see fresh.c; changed under meta_lock
+ * @nr_zeroes: number of entries in @zeroes, under meta_lock
  * @clusters_allocated: how many, ever; READ_ONCE, changed under meta_lock
  * @clusters_freed: likewise
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
@@ -630,6 +637,8 @@ struct qcow2_image {
 	struct xarray freed;
 	u64 fresh_from;
 	u64 data_fresh_from;
+	struct xarray zeroes;
+	unsigned int nr_zeroes;
 	struct list_head in_flight;
 	struct llist_head written;
 	struct work_struct link_work;
@@ -872,6 +881,7 @@ void qcow2_io_get(struct qcow2_io *io);
 void qcow2_io_put(struct qcow2_io *io);
 void qcow2_io_set_error(struct qcow2_io *io, int error);
 void qcow2_io_queue(struct qcow2_io *io);
+void qcow2_io_zero(const struct qcow2_io *io, size_t bytes);
 void qcow2_io_advance(struct qcow2_io *io, size_t bytes);
 void qcow2_io_slice_iter(const struct qcow2_io *io, size_t bytes,
 			 struct iov_iter *iter);
@@ -947,6 +957,28 @@ struct qcow2_extent {
 	u64 bytes;
 };
 
+/**
+ * qcow2_reads_zero() - does the guest read zeroes there, without a look at a file?
+ * @extent: as qcow2_resolve() found it
+ *
+ * Return: true if it does.
+ */
+static inline bool qcow2_reads_zero(const struct qcow2_extent *extent)
+{
+	switch (extent->type) {
+	case QCOW2_SUBCLUSTER_UNALLOCATED_PLAIN:
+	case QCOW2_SUBCLUSTER_UNALLOCATED_ALLOC:
+	case QCOW2_SUBCLUSTER_ZERO_PLAIN:
+	case QCOW2_SUBCLUSTER_ZERO_ALLOC:
+		return true;
+	case QCOW2_SUBCLUSTER_NORMAL:
+	case QCOW2_SUBCLUSTER_COMPRESSED:
+	case QCOW2_SUBCLUSTER_INVALID:
+		break;
+	}
+	return false;
+}
+
 u32 qcow2_l1_index(const struct qcow2_geometry *geo, u64 guest_offset);
 u32 qcow2_l2_index(const struct qcow2_geometry *geo, u64 guest_offset);
 u32 qcow2_l2_slice_index(const struct qcow2_geometry *geo, u64 guest_offset);
@@ -1007,12 +1039,14 @@ struct qcow2_cow_region {
  * @host_offset: of the first cluster; the run is contiguous there
  * @nb_clusters: length of the run, which lies in one L2 slice
  * @keep_old: the clusters stay where they are; else they are new
- * @fresh: the clusters are new and read as zeroes in the file
+ * @fresh: the clusters are new, and the first and the last, where the COW regions
+ *	lie, read as zeroes in the file
  * @cow_start: bytes to be copied in front of the written ones
  * @cow_end: bytes to be copied behind the written ones
  * @l2: pinned slice with the entries
  * @l2_index: of the first entry in the slice
  * @refblock: for new clusters: pinned slice with their refcounts
+ * @drop: the clusters that the entries lose, or NULL
  * @bounce: memory of the COW regions in the transfer, or NULL
  * @part: the transfer, if nobody waits for it
  * @pending: the transfer, and who started it
@@ -1031,6 +1065,7 @@ struct qcow2_l2_meta {
 	struct qcow2_slice *l2;
 	u32 l2_index;
 	struct qcow2_slice *refblock;
+	struct qcow2_drop *drop;
 	struct qcow2_bounce *bounce;
 	struct qcow2_part *part;
 	atomic_t pending;
@@ -1148,7 +1183,7 @@ void qcow2_need_done(struct qcow2_need *need);
  * struct qcow2_run - newly allocated clusters, contiguous in the file
  * @host_offset: of the first
  * @nb_clusters: number of them
- * @fresh: the file never had anything there, and reads as zeroes
+ * @fresh: the first and the last of them read as zeroes in the file
  * @refblock: pinned slice with all their refcounts
  */
 struct qcow2_run {
@@ -1168,6 +1203,13 @@ int qcow2_alloc_table_cluster(struct qcow2_image *img, struct qcow2_run *run);
 int qcow2_alloc_area(struct qcow2_image *img, u64 nr, u64 *offset);
 u64 qcow2_first_candidate(struct qcow2_image *img);
 void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster);
+
+/* ---- fresh.c: free clusters that read as zeroes in the file ---- */
+
+bool qcow2_is_fresh(struct qcow2_image *img, u64 cluster);
+void qcow2_fresh_gone(struct qcow2_image *img, u64 cluster, u64 nr);
+void qcow2_fresh_taken(struct qcow2_image *img, u64 cluster, u64 nr);
+void qcow2_fresh_again(struct qcow2_image *img, u64 cluster);
 
 /* ---- l1.c: the L1 table and the L2 tables that it points to ---- */
 
@@ -1227,7 +1269,13 @@ void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop);
 int qcow2_drops_wait(struct qcow2_image *img, struct qcow2_io *io);
 int qcow2_space_wait(struct qcow2_image *img, struct qcow2_io *io);
 void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch);
+
+/* ---- epoch.c: who may use a mapping that was removed ---- */
+
 struct qcow2_epoch *qcow2_epoch_enter(struct qcow2_image *img);
 void qcow2_epoch_exit(struct qcow2_epoch *epoch);
+void qcow2_epoch_next(struct qcow2_image *img);
+int qcow2_epoch_init(struct qcow2_image *img);
+void qcow2_epoch_destroy(struct qcow2_image *img);
 
 #endif /* _QCOW2_IMAGE_H */

@@ -201,6 +201,19 @@ void qcow2_io_slice_iter(const struct qcow2_io *io, size_t bytes,
 }
 
 /**
+ * qcow2_io_zero() - the next bytes of a read's data are zeroes
+ * @io: the operation, which is not advanced
+ * @bytes: how many
+ */
+void qcow2_io_zero(const struct qcow2_io *io, size_t bytes)
+{
+	struct iov_iter iter;
+
+	qcow2_io_slice_iter(io, bytes, &iter);
+	iov_iter_zero(bytes, &iter);
+}
+
+/**
  * qcow2_io_advance() - go on behind bytes that are taken care of
  * @io: the operation
  * @bytes: how many

@@ -19,14 +19,6 @@ static void read_from_file(struct qcow2_io *io, struct qcow2_epoch *epoch,
 			  extent->host_offset, extent->bytes);
 }
 
-static void read_zeroes(struct qcow2_io *io, const struct qcow2_extent *extent)
-{
-	struct iov_iter iter;
-
-	qcow2_io_slice_iter(io, extent->bytes, &iter);
-	iov_iter_zero(extent->bytes, &iter);
-}
-
 static int read_compressed(struct qcow2_io *io,
 			   const struct qcow2_extent *extent)
 {
@@ -52,7 +44,7 @@ static int read_extent(struct qcow2_io *io, struct qcow2_epoch *epoch,
 	case QCOW2_SUBCLUSTER_UNALLOCATED_ALLOC:
 	case QCOW2_SUBCLUSTER_ZERO_PLAIN:
 	case QCOW2_SUBCLUSTER_ZERO_ALLOC:
-		read_zeroes(io, extent);
+		qcow2_io_zero(io, extent->bytes);
 		break;
 	case QCOW2_SUBCLUSTER_COMPRESSED:
 		ret = read_compressed(io, extent);

@@ -266,6 +266,7 @@ int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 				   geo->cluster_bytes);
 		qcow2_compress_forget(img, cluster << geo->cluster_bits,
 				      geo->cluster_bytes);
+		qcow2_fresh_gone(img, cluster, 1);
 		qcow2_cluster_freed(img, cluster);
 		WRITE_ONCE(img->clusters_freed, img->clusters_freed + 1);
 	}
@@ -332,7 +333,7 @@ static int take_area(struct qcow2_image *img, u64 first, u64 nr)
 	mutex_lock(&img->meta_lock);
 	ret = qcow2_pre_write_overlap_check(img, first << bits, nr << bits,
 					    QCOW2_METADATA_NONE);
-	img->fresh_from = max(img->fresh_from, first + nr);
+	qcow2_fresh_taken(img, first, nr);
 	mutex_unlock(&img->meta_lock);
 	return ret;
 }

@@ -74,6 +74,7 @@ static void free_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta)
 {
 	qcow2_slice_put(meta->l2);
 	qcow2_slice_put(meta->refblock);
+	kvfree(meta->drop);
 	mempool_free(meta, img->meta_pool);
 }
 
@@ -705,54 +706,59 @@ static u64 old_word(const struct qcow2_geometry *geo,
 	return qcow2_get_l2_entry(geo, meta->l2, meta->l2_index + i).word;
 }
 
-/* The host clusters that the entries of a run refer to now; NULL if none. */
-static int old_clusters(const struct qcow2_geometry *geo,
-			const struct qcow2_l2_meta *meta,
-			struct qcow2_drop **drop)
+/* Puts on record the host clusters that the entries of a run refer to now. */
+static int record_old_clusters(const struct qcow2_geometry *geo,
+			       struct qcow2_l2_meta *meta)
 {
 	u32 i, nr = 0;
 	u64 first;
 
-	*drop = NULL;
 	if (meta->keep_old)
 		return 0;
 	for (i = 0; i < meta->nb_clusters; i++)
 		nr += qcow2_entry_clusters(geo, old_word(geo, meta, i), &first);
 	if (!nr)
 		return 0;
-	*drop = qcow2_drop_alloc(nr);
-	if (!*drop)
+	meta->drop = qcow2_drop_alloc(nr);
+	if (!meta->drop)
 		return -ENOMEM;
-	(*drop)->nr = 0;
+	meta->drop->nr = 0;
 	for (i = 0; i < meta->nb_clusters; i++)
-		qcow2_drop_add_entry(geo, *drop, old_word(geo, meta, i));
+		qcow2_drop_add_entry(geo, meta->drop, old_word(geo, meta, i));
 	return 0;
+}
+
+/*
+ * All that linking could have to wait for.  It is done before the transfer, since the
+ * metas of many writes are linked one after the other: what one waits for, be it memory
+ * that those behind it would set free, would keep them up too.
+ */
+static int prepare_link(struct qcow2_image *img, struct qcow2_l2_meta *meta)
+{
+	int ret = qcow2_mark_dirty(img);
+
+	/* In flight, the entries are nobody else's to change. */
+	return ret ?: record_old_clusters(&img->geo, meta);
 }
 
 /**
  * qcow2_alloc_cluster_link_l2() - let the L2 entries refer to what was written
  * @img: the image
- * @meta: the meta; its data and COW data are in the file.  Gone on success.
+ * @meta: the meta after prepare_link(); its data and COW data are in the file.
+ *	Gone on return.
  *
  * QEMU: qcow2_alloc_cluster_link_l2(), of which perform_cow() is apart here.
  * Old clusters lose their reference when the change is durable (invariant I3).
  *
- * Context: sleeps for memory and meta_lock; no I/O.
- * Return: 0, or -ENOMEM with nothing changed.
+ * Context: sleeps for meta_lock; no I/O, no memory.
  */
-static int qcow2_alloc_cluster_link_l2(struct qcow2_image *img,
-				       struct qcow2_l2_meta *meta)
+static void qcow2_alloc_cluster_link_l2(struct qcow2_image *img,
+					struct qcow2_l2_meta *meta)
 {
 	const struct qcow2_geometry *geo = &img->geo;
-	struct qcow2_drop *drop;
 	LIST_HEAD(waiters);
 	u32 i;
-	int ret;
 
-	/* In flight, the entries are nobody else's to change. */
-	ret = old_clusters(geo, meta, &drop);
-	if (ret)
-		return ret;
 	mutex_lock(&img->meta_lock);
 	for (i = 0; i < meta->nb_clusters; i++) {
 		u32 index = meta->l2_index + i;
@@ -763,13 +769,13 @@ static int qcow2_alloc_cluster_link_l2(struct qcow2_image *img,
 				   linked_entry(geo, meta, i, old));
 	}
 	qcow2_slice_mark_dirty(img, meta->l2);
-	if (drop)
-		qcow2_drop_later(img, drop);
+	if (meta->drop)
+		qcow2_drop_later(img, meta->drop);
+	meta->drop = NULL;
 	qcow2_land_meta(img, meta, &waiters);
 	mutex_unlock(&img->meta_lock);
 	qcow2_requeue_waiters(&waiters);
 	free_meta(img, meta);
-	return 0;
 }
 
 /**
@@ -812,10 +818,10 @@ static int finish_meta(struct qcow2_io *io, struct qcow2_l2_meta *meta, int ret)
 	struct qcow2_image *img = io->img;
 
 	qcow2_cow_done(img, meta);
-	ret = ret ?: qcow2_mark_dirty(img);
-	ret = ret ?: qcow2_alloc_cluster_link_l2(img, meta);
 	if (ret)
 		qcow2_alloc_cluster_abort(img, meta);
+	else
+		qcow2_alloc_cluster_link_l2(img, meta);
 	io->must_commit |= io->fua;
 	return ret;
 }
@@ -891,7 +897,9 @@ static int write_with_meta(struct qcow2_io *io, struct qcow2_pass *pass,
 	int ret;
 
 	qcow2_io_slice_iter(io, pass->bytes, &iter);
-	ret = qcow2_cow_one_transfer(img, meta, &host_offset, &iter, &rest);
+	ret = prepare_link(img, meta);
+	ret = ret ?: qcow2_cow_one_transfer(img, meta, &host_offset, &iter,
+					    &rest);
 	if (!ret && !rest && last && io->op == QCOW2_OP_WRITE) {
 		start_transfer(io, meta, epoch, host_offset, &iter);
 		return -EINPROGRESS;

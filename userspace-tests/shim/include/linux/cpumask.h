@@ -4,6 +4,8 @@
 
 /* Fixed, so that a test does not depend on the machine. */
 #define num_online_cpus()	2U
+#define for_each_possible_cpu(cpu) \
+	for ((cpu) = 0; (cpu) < nr_cpu_ids; (cpu)++)
 #define nr_cpu_ids		2U
 
 /* Which CPU makes no difference. */

@@ -11,6 +11,7 @@
 void rcu_read_lock(void);
 void rcu_read_unlock(void);
 void call_rcu(struct rcu_head *head, void (*func)(struct rcu_head *head));
+#define call_rcu_hurry(head, func)	call_rcu(head, func)
 void rcu_barrier(void);
 void synchronize_rcu(void);
 void kfree_rcu_mightsleep(void *ptr);

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef _QCOW2_COMPAT_LINUX_RCUPDATE_H
+#define _QCOW2_COMPAT_LINUX_RCUPDATE_H
+
+#include <linux/version.h>
+#include_next <linux/rcupdate.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+/* 6.2 brought lazy callbacks, and this for those that are waited for. */
+#define call_rcu_hurry	call_rcu
+#endif
+
+#endif
