@@ -7,6 +7,7 @@ from e2e import *
 
 JOBS = 16
 SIZE = 32 * MIB
+MOUNT = "/mnt/ram"
 
 
 def fio(device, name, seed, *options):
@@ -33,8 +34,32 @@ def write_shares_of_clusters(device, seed):
         f"--io_size={8 * MIB // JOBS - 4 * KIB}")
 
 
+def write_in_batches(device, seed):
+    """Requests that come to the driver as a list."""
+    share = SIZE // JOBS
+    fio(device, "batches", seed, "--ioengine=io_uring", "--iodepth=32",
+        "--iodepth_batch_submit=16", "--iodepth_batch_complete_min=8", "--rw=randwrite",
+        "--bs=4k", "--verify_backlog=64", f"--size={share}", f"--offset_increment={share}")
+
+
 def queues(device):
     return len(os.listdir(f"/sys/block/{os.path.basename(device)}/mq"))
+
+
+@contextlib.contextmanager
+def disk_of_another_driver():
+    """A file system whose disk gets its requests as lists too, while the driver above
+    works its own list off: one must not get into the other."""
+    backing = work("backing")
+    with open(backing, "wb") as file:
+        file.truncate(4 * SIZE)
+    loop = run("losetup", "--find", "--show", backing).stdout.strip()
+    try:
+        run("mkfs.ext4", "-q", "-F", loop)
+        with mounted(loop, MOUNT):
+            yield os.path.join(MOUNT, "image")
+    finally:
+        run("losetup", "--detach", loop)
 
 
 @contextlib.contextmanager
@@ -72,6 +97,11 @@ for number, (test_of, image_options) in enumerate((
         (write_shares_of_clusters, USUAL))):
     with case(describe(test_of, image_options)):
         test(7660 + number, test_of, work("image"), **image_options)
+run("modprobe", "loop")
+for number, image_options in enumerate((USUAL, USUAL | {"preallocation": "metadata"})):
+    with case(f"{describe(write_in_batches, image_options)}, above loop"), \
+            disk_of_another_driver() as path:
+        test(7690 + number, write_in_batches, path, "--direct-io", **image_options)
 ram, = ram_disks(1, 2 * SIZE)
 for number, (test_of, image_options) in enumerate((
         (write_and_verify, USUAL), (write_shares_of_clusters, USUAL),

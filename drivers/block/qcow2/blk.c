@@ -20,6 +20,7 @@
 #include <linux/module.h>
 #include <linux/printk.h>
 #include <linux/ratelimit.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
@@ -185,11 +186,10 @@ static blk_status_t set_io(struct qcow2_request *req)
 	return ret ? BLK_STS_RESOURCE : BLK_STS_OK;
 }
 
-static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx,
-			     const struct blk_mq_queue_data *bd)
+static blk_status_t start(struct request *rq)
 {
-	struct qcow2_disk *disk = hctx->queue->queuedata;
-	struct qcow2_request *req = blk_mq_rq_to_pdu(bd->rq);
+	struct qcow2_disk *disk = rq->q->queuedata;
+	struct qcow2_request *req = blk_mq_rq_to_pdu(rq);
 	blk_status_t status;
 
 	req->bvecs = NULL;
@@ -198,13 +198,41 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx,
 	status = set_io(req);
 	if (status != BLK_STS_OK)
 		return status;
-	blk_mq_start_request(bd->rq);
+	blk_mq_start_request(rq);
 	qcow2_io_submit(&req->io);
 	return BLK_STS_OK;
 }
 
+static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx,
+			     const struct blk_mq_queue_data *bd)
+{
+	return start(bd->rq);
+}
+
+/*
+ * The list is that of the submitter's plug.  What the image's file system submits
+ * while it is worked off would be added to it, and be issued as if it were for
+ * this disk.  So it gets a plug of its own, and its disk a batch.
+ */
+static void queue_rqs(struct rq_list *rqlist)
+{
+	struct blk_plug *submitters = current->plug, plug;
+	struct rq_list later = {};
+	struct request *rq;
+
+	current->plug = NULL;
+	blk_start_plug(&plug);
+	while ((rq = rq_list_pop(rqlist)))
+		if (start(rq) != BLK_STS_OK)
+			rq_list_add_tail(&later, rq);
+	blk_finish_plug(&plug);
+	current->plug = submitters;
+	*rqlist = later;
+}
+
 static const struct blk_mq_ops mq_ops = {
 	.queue_rq = queue_rq,
+	.queue_rqs = queue_rqs,
 };
 
 /*

@@ -32,4 +32,51 @@ static inline int compat_blk_mq_alloc_tag_set(struct blk_mq_tag_set *set)
 #define blk_mq_alloc_tag_set compat_blk_mq_alloc_tag_set
 #endif
 
+#ifdef rq_list_pop
+/*
+ * A list of requests was a pointer to the first one, with macros, up to 6.12; some
+ * stable releases of that have the new one.  Its names are given to a list of our
+ * own, and queue_rqs() in blk.c gets a caller that turns one into the other.
+ */
+#undef rq_list_pop
+#undef rq_list_add_tail
+
+struct rq_list {
+	struct request *head;
+	struct request *tail;
+};
+
+static inline struct request *rq_list_pop(struct rq_list *list)
+{
+	struct request *rq = list->head;
+
+	if (rq) {
+		list->head = rq->rq_next;
+		rq->rq_next = NULL;
+	}
+	return rq;
+}
+
+static inline void rq_list_add_tail(struct rq_list *list, struct request *rq)
+{
+	rq->rq_next = NULL;
+	if (list->head)
+		list->tail->rq_next = rq;
+	else
+		list->head = rq;
+	list->tail = rq;
+}
+
+#define queue_rqs(param)						\
+	compat_queue_rqs(param);					\
+static void queue_rqs(struct request **first)				\
+{									\
+	struct rq_list list = { .head = *first };			\
+									\
+	compat_queue_rqs(&list);					\
+	*first = list.head;						\
+}									\
+static void compat_queue_rqs(param)
+#endif
+
 #endif /* _QCOW2_COMPAT_LINUX_BLK_MQ_H */
