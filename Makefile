@@ -13,13 +13,13 @@
 
 .PHONY: all setup kernel module tool demo check check-long clean help
 .PHONY: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e
-.PHONY: check-iotests bench bench-quick bench-engine
+.PHONY: check-iotests check-qemu bench bench-quick bench-engine
 
 all: module tool
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
-	@echo 'Parts of make check: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e'
+	@echo 'Parts of make check: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-qemu check-e2e'
 	@echo 'Part of it, but whole: check-iotests, half an hour and more'
 
 setup:
@@ -40,7 +40,7 @@ demo: module tool
 check:
 	@scripts/check
 
-check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e: setup
+check-builds check-tool check-kunit check-engine check-fuzz check-guest check-qemu check-e2e: setup
 	@scripts/check $(@:check-%=%)
 
 check-iotests: setup
