@@ -5,6 +5,7 @@
 # make check-long	the same with many more rounds; takes hours
 # make bench	measure beside loop, the raw file, device mapper and qemu-nbd; 35 minutes
 # make bench-quick	the same in 3 minutes; its figures say nothing
+#			(both also with KERNEL=6.12: Debian's kernel in QEMU, slower)
 # make bench-engine	measure the allocator in an image that is nearly full, and count
 #			the instructions of a look-up
 #
@@ -54,7 +55,7 @@ bench: kernel
 	@scripts/bench $(if $(KERNEL),--kernel=$(KERNEL)) $(BENCH)
 
 bench-quick: kernel
-	@scripts/bench --quick
+	@scripts/bench $(if $(KERNEL),--kernel=$(KERNEL)) --quick
 
 bench-engine: setup
 	@$(MAKE) --no-print-directory -s -C userspace-tests/engine \
