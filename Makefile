@@ -5,6 +5,7 @@
 # make check-long	the same with many more rounds; takes hours
 # make bench	measure beside loop, the raw file, device mapper and qemu-nbd; 35 minutes
 # make bench-quick	the same in 3 minutes; its figures say nothing
+#			(both also with KERNEL=6.12: Debian's kernel in QEMU, slower)
 # make bench-engine	measure the allocator in an image that is nearly full, and count
 #			the instructions of a look-up
 #
@@ -13,13 +14,13 @@
 
 .PHONY: all setup kernel module tool demo check check-long clean help
 .PHONY: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e
-.PHONY: check-iotests bench bench-quick bench-engine
+.PHONY: check-iotests check-qemu bench bench-quick bench-engine
 
 all: module tool
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
-	@echo 'Parts of make check: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e'
+	@echo 'Parts of make check: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-qemu check-e2e'
 	@echo 'Part of it, but whole: check-iotests, half an hour and more'
 
 setup:
@@ -40,7 +41,7 @@ demo: module tool
 check:
 	@scripts/check
 
-check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e: setup
+check-builds check-tool check-kunit check-engine check-fuzz check-guest check-qemu check-e2e: setup
 	@scripts/check $(@:check-%=%)
 
 check-iotests: setup
@@ -54,7 +55,7 @@ bench: kernel
 	@scripts/bench $(if $(KERNEL),--kernel=$(KERNEL)) $(BENCH)
 
 bench-quick: kernel
-	@scripts/bench --quick
+	@scripts/bench $(if $(KERNEL),--kernel=$(KERNEL)) --quick
 
 bench-engine: setup
 	@$(MAKE) --no-print-directory -s -C userspace-tests/engine \
