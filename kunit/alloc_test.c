@@ -309,6 +309,101 @@ static void freed_behind_the_hint_needs_no_record(struct kunit *test)
 	expect_next(test, at, 1, PER_SLICE + 1, 1);
 }
 
+/*
+ * Streams. With clusters of 8 KiB, a step is 16 of them for requests of one or two.
+ */
+
+/**
+ * struct stream_step - a step of a row
+ * @guest: guest cluster for which clusters are taken; 0: they are for a table
+ * @want: how many are wanted, all of which there are; 0: @host becomes free
+ * @host: the first that is taken
+ */
+struct stream_step {
+	u32 guest;
+	u32 want;
+	u32 host;
+};
+
+static const struct stream_row {
+	const char *name;
+	struct cluster_run free[2];
+	struct stream_step steps[8];
+} stream_rows[] = {
+	{ "one after the other", { { 100, 300 } },
+	  { { 10, 1, 100 }, { 11, 2, 101 }, { 13, 1, 103 } } },
+	{ "out of order", { { 100, 300 } },
+	  { { 10, 1, 100 }, { 11, 1, 101 }, { 14, 2, 104 }, { 13, 1, 103 },
+	    { 12, 1, 102 }, { 16, 1, 106 } } },
+	{ "beside each other", { { 100, 300 } },
+	  { { 10, 1, 100 }, { 11, 1, 101 }, { 500, 1, 118 }, { 501, 1, 119 },
+	    { 12, 1, 102 }, { 502, 1, 120 } } },
+	{ "here and there, nothing is reserved", { { 100, 300 } },
+	  { { 10, 1, 100 }, { 30, 1, 101 }, { 50, 1, 102 }, { 11, 1, 103 } } },
+	{ "behind the run", { { 100, 300 } },
+	  { { 10, 1, 100 }, { 11, 1, 101 }, { 29, 1, 118 }, { 12, 1, 102 } } },
+	{ "a table lies elsewhere", { { 100, 300 } },
+	  { { 10, 1, 100 }, { 11, 1, 101 }, { 0, 1, 118 }, { 12, 1, 102 } } },
+	{ "a table, and nothing else is free", { { 100, 6 } },
+	  { { 10, 1, 100 }, { 11, 1, 101 }, { 0, 4, 102 } } },
+	{ "a place that became free is nobody's", { { 100, 300 } },
+	  { { 10, 1, 100 }, { 11, 1, 101 }, { 12, 1, 102 }, { 0, 0, 101 },
+	    { 0, 1, 101 }, { 13, 1, 103 } } },
+	{ "what is free in front comes before what is behind",
+	  { { 100, 2 }, { 200, 300 } },
+	  { { 10, 1, 100 }, { 11, 1, 101 }, { 12, 1, 200 }, { 0, 0, 101 },
+	    { 13, 16, 201 }, { 29, 1, 101 } } },
+	{ "a used cluster ends the run", { { 100, 4 }, { 105, 300 } },
+	  { { 10, 1, 100 }, { 11, 1, 101 }, { 12, 2, 102 }, { 14, 1, 105 },
+	    { 15, 1, 106 } } },
+	{ "a slice's end ends the run", { { 509, 300 } },
+	  { { 10, 1, 509 }, { 11, 1, 510 }, { 0, 1, 512 }, { 12, 1, 511 },
+	    { 13, 1, 513 } } },
+};
+
+KUNIT_ARRAY_PARAM_DESC(stream, stream_rows, name);
+
+static int allocate_for_guest(struct alloc_test *at, u32 guest, u32 want)
+{
+	struct qcow2_image *img = at->ti->img;
+	int ret;
+
+	mutex_lock(&img->meta_lock);
+	ret = qcow2_alloc_for_guest(img, test_cluster_offset(at->ti, guest), 0,
+				    want, &at->need, &at->run);
+	mutex_unlock(&img->meta_lock);
+	return ret;
+}
+
+static void take_step(struct kunit *test, struct alloc_test *at,
+		      const struct stream_step *step)
+{
+	if (!step->want) {
+		free_cluster(at, step->host);
+		return;
+	}
+	if (!step->guest) {
+		expect_next(test, at, step->want, step->host, step->want);
+		return;
+	}
+	KUNIT_ASSERT_EQ(test, 0, allocate_for_guest(at, step->guest, step->want));
+	KUNIT_EXPECT_EQ_MSG(test, (u64)step->host << 13, at->run.host_offset,
+			    "guest cluster %u", step->guest);
+	KUNIT_EXPECT_EQ(test, step->want, at->run.nb_clusters);
+	qcow2_slice_put(at->run.refblock);
+	at->run.refblock = NULL;
+}
+
+static void streams_have_their_places(struct kunit *test)
+{
+	const struct stream_row *row = test->param_value;
+	struct alloc_test *at = begin(test, row->free, ARRAY_SIZE(row->free));
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(row->steps) && row->steps[i].host; i++)
+		take_step(test, at, &row->steps[i]);
+}
+
 /* Takes clusters there, gives them back, and says whether they were fresh. */
 static bool take_fresh(struct kunit *test, struct alloc_test *at, u64 cluster,
 		       u32 nr)
@@ -731,6 +826,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(what_was_taken_is_not_given_again),
 	KUNIT_CASE(lowest_freed_cluster_comes_first),
 	KUNIT_CASE(freed_behind_the_hint_needs_no_record),
+	KUNIT_CASE_PARAM(streams_have_their_places, stream_gen_params),
 	KUNIT_CASE(clusters_are_fresh_once),
 	KUNIT_CASE(punched_cluster_is_fresh_once),
 	KUNIT_CASE(cluster_in_use_is_not_fresh),

@@ -25,6 +25,9 @@
  * the refcount decides; but a free cluster that neither leads to is lost until
  * the image is attached again, so memory that lacks for the record moves
  * free_hint back instead.
+ *
+ * Clusters that streams have reserved (see DOC: streams) are passed over as if they
+ * were in use, until there is nothing else.
  */
 
 #include <linux/bits.h>
@@ -172,14 +175,8 @@ u64 qcow2_first_candidate(struct qcow2_image *img)
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_first_candidate);
 
-/**
- * qcow2_cluster_freed() - a cluster can be allocated again
- * @img: the image
- * @cluster: index of the host cluster, whose refcount became 0
- *
- * Context: meta_lock held; does not sleep.
- */
-void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster)
+/* Puts on record that first fit has to look at a cluster again. */
+static void record_free(struct qcow2_image *img, u64 cluster)
 {
 	unsigned long nr = cluster >> img->geo.refslice_bits;
 	u32 index = index_in_slice(&img->geo, cluster);
@@ -197,7 +194,20 @@ void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster)
 		img->free_hint = cluster;
 }
 
-/* The clusters @start to @start + @nr - 1, in one slice, are in use. */
+/**
+ * qcow2_cluster_freed() - a cluster can be allocated again
+ * @img: the image
+ * @cluster: index of the host cluster, whose refcount became 0
+ *
+ * Context: meta_lock held; does not sleep.
+ */
+void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster)
+{
+	qcow2_stream_freed(img, cluster);
+	record_free(img, cluster);
+}
+
+/* The clusters @start to @start + @nr - 1, in one slice, are in use, or reserved. */
 static void move_hints(struct qcow2_image *img, u64 start, u32 nr)
 {
 	unsigned long slice = start >> img->geo.refslice_bits;
@@ -213,6 +223,63 @@ static void move_hints(struct qcow2_image *img, u64 start, u32 nr)
 		xa_erase(&img->freed, slice);
 	else	/* Replaces an entry, for which there is memory. */
 		xa_store(&img->freed, slice, xa_mk_value(index), GFP_NOWAIT);
+}
+
+/* Number of clusters from @cluster on, in its slice, that may be taken. */
+static u32 count_free(struct qcow2_image *img, const struct qcow2_slice *slice,
+		      u64 cluster, u64 max)
+{
+	const struct qcow2_stream *next = qcow2_next_reserved(img, cluster);
+
+	max = min(max, max_clusters(img) - cluster);
+	if (next)
+		max = next->host <= cluster ? 0 : min(max, next->host - cluster);
+	return count_run(&img->geo, slice, cluster, max, true);
+}
+
+/**
+ * qcow2_reserve() - have others pass over free clusters
+ * @img: the image
+ * @slice: slice with the refcount of the cluster in front of them
+ * @cluster: index of the first host cluster
+ * @max: how many at most
+ *
+ * Context: meta_lock held.
+ * Return: how many of them are free and lie in the slice.
+ */
+u32 qcow2_reserve(struct qcow2_image *img, const struct qcow2_slice *slice,
+		  u64 cluster, u32 max)
+{
+	u32 nr;
+
+	if (!index_in_slice(&img->geo, cluster) || cluster >= max_clusters(img))
+		return 0;
+	nr = count_free(img, slice, cluster, max);
+	if (nr)
+		move_hints(img, cluster, nr);
+	return nr;
+}
+
+/**
+ * qcow2_unreserve() - free clusters can be allocated by anybody again
+ * @img: the image
+ * @cluster: index of the first host cluster
+ * @nr: number of clusters, in one refcount slice; some may be in use
+ *
+ * Context: meta_lock held; does not sleep.
+ */
+void qcow2_unreserve(struct qcow2_image *img, u64 cluster, u32 nr)
+{
+	struct qcow2_need need;
+	struct qcow2_slice *slice;
+	u32 used = 0;
+
+	if (!qcow2_refcount_slice(img, cluster, &need, &slice)) {
+		used = count_run(&img->geo, slice, cluster, nr, false);
+		qcow2_slice_put(slice);
+	}
+	if (used < nr)
+		record_free(img, cluster + used);
 }
 
 static void take(struct qcow2_image *img, struct qcow2_slice *slice,
@@ -235,6 +302,24 @@ static void take(struct qcow2_image *img, struct qcow2_slice *slice,
 	qcow2_fresh_taken(img, cluster, nr);
 }
 
+/* Something other than a slice: reservations are to be given up before that. */
+static bool needs_growth(const struct qcow2_need *need)
+{
+	return need->kind == QCOW2_NEED_REFBLOCK ||
+	       need->kind == QCOW2_NEED_REFTABLE;
+}
+
+/* Moves the hints behind a run that has the free cluster reserved, if one has. */
+static bool pass_over(struct qcow2_image *img, u64 cluster)
+{
+	const struct qcow2_stream *next = qcow2_next_reserved(img, cluster);
+
+	if (!next || cluster < next->host)
+		return false;
+	move_hints(img, cluster, next->host + next->nr - cluster);
+	return true;
+}
+
 /* Finds the first free cluster, and the slice that counts it. */
 static int find_free(struct qcow2_image *img, struct qcow2_need *need,
 		     u64 *cluster, struct qcow2_slice **slice)
@@ -251,13 +336,16 @@ static int find_free(struct qcow2_image *img, struct qcow2_need *need,
 		if (start >= max_clusters(img))
 			return -ENOSPC;
 		ret = qcow2_refcount_slice(img, start, need, slice);
+		if (ret == -EAGAIN && needs_growth(need) &&
+		    qcow2_streams_give_up(img))
+			continue;
 		if (ret)
 			return ret;
 		used = count_run(&img->geo, *slice, start, left, false);
 		if (used)
 			move_hints(img, start, used);
 		*cluster = start + used;
-		if (used < left)
+		if (used < left && !pass_over(img, *cluster))
 			return 0;
 		qcow2_slice_put(*slice);
 	}
@@ -280,9 +368,7 @@ static int alloc_anywhere(struct qcow2_image *img, u32 want,
 		       qcow2_image_fail(img, -EUCLEAN,
 					"the refcount of the header is 0");
 	}
-	want = min_t(u64, want, max_clusters(img) - cluster);
-	take(img, slice, cluster,
-	     count_run(&img->geo, slice, cluster, want, true), run);
+	take(img, slice, cluster, count_free(img, slice, cluster, want), run);
 	return 0;
 }
 
@@ -290,14 +376,12 @@ static int alloc_at(struct qcow2_image *img, u64 cluster, u32 want,
 		    struct qcow2_need *need, struct qcow2_run *run)
 {
 	struct qcow2_slice *slice;
-	u64 max = max_clusters(img);
 	u32 nr;
 
-	if (cluster >= max ||
+	if (cluster >= max_clusters(img) ||
 	    qcow2_refcount_slice(img, cluster, need, &slice))
 		return 0;
-	nr = count_run(&img->geo, slice, cluster,
-		       min_t(u64, want, max - cluster), true);
+	nr = count_free(img, slice, cluster, want);
 	if (nr)
 		take(img, slice, cluster, nr, run);
 	else
@@ -377,6 +461,8 @@ int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
 		ret = alloc_at(img, at >> img->geo.cluster_bits, want, need,
 			       run);
 	else
+		ret = alloc_anywhere(img, want, need, run);
+	if (ret == -ENOSPC && qcow2_streams_give_up(img))
 		ret = alloc_anywhere(img, want, need, run);
 	if (ret || !run->nb_clusters)
 		return ret;
@@ -569,6 +655,7 @@ static u64 next_start(struct qcow2_image *img, u64 tried)
 	u64 start;
 
 	mutex_lock(&img->meta_lock);
+	qcow2_streams_give_up(img);
 	start = tried ? max(tried, img->free_hint) : qcow2_first_candidate(img);
 	mutex_unlock(&img->meta_lock);
 	return start;

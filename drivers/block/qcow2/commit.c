@@ -915,12 +915,19 @@ int qcow2_drops_wait(struct qcow2_image *img, struct qcow2_io *io)
  * @io: the operation, which holds nothing; queued again when some was freed
  *
  * Context: sleeps, does I/O.
- * Return: 0 if some was freed, then try again; -EINPROGRESS, then @io is not the
- * caller's any more; -ENOSPC if nothing is about to be free; or another negative
- * errno.
+ * Return: 0 if some was freed, or is not reserved any more, then try again;
+ * -EINPROGRESS, then @io is not the caller's any more; -ENOSPC if nothing is about
+ * to be free; or another negative errno.
  */
 int qcow2_space_wait(struct qcow2_image *img, struct qcow2_io *io)
 {
+	bool given_up;
+
+	mutex_lock(&img->meta_lock);
+	given_up = qcow2_streams_give_up(img);
+	mutex_unlock(&img->meta_lock);
+	if (given_up)
+		return 0;
 	if (!READ_ONCE(img->nr_drops))
 		return -ENOSPC;
 	return wait_for_drops(img, io, 0);

@@ -497,6 +497,27 @@ struct qcow2_l1 {
 	u64 entry[];
 };
 
+/* Writers that are told apart. */
+#define QCOW2_STREAMS		16
+
+/**
+ * struct qcow2_stream - a writer that goes on where it was, so far
+ * @guest: index of the guest cluster where its run begins
+ * @host: index of the host cluster where that has its place
+ * @nr: length of the run, which lies in one refcount slice
+ * @ahead: it has gone on, and the run's free clusters are reserved
+ * @used: the image's stream_clock when it came here last, 0 if there is no stream
+ *
+ * See stream.c.
+ */
+struct qcow2_stream {
+	u64 guest;
+	u64 host;
+	u32 nr;
+	bool ahead;
+	u64 used;
+};
+
 /**
  * struct qcow2_image - an attached image
  * @name: for messages
@@ -537,6 +558,8 @@ struct qcow2_l1 {
  *	under meta_lock
  * @freed: by number of the refcount slice: index in it from which on clusters
  *	below @free_hint may be free; changed under meta_lock
+ * @streams: writers for whom clusters are reserved, under meta_lock
+ * @stream_clock: number of allocations that could have been a stream's, likewise
  * @fresh_from: index behind the last cluster that the file ever had, as far as
  *	it is known; under meta_lock
  * @data_fresh_from: likewise of the external data file
@@ -635,6 +658,8 @@ struct qcow2_image {
 	u64 clusters_allocated;
 	u64 clusters_freed;
 	struct xarray freed;
+	struct qcow2_stream streams[QCOW2_STREAMS];
+	u64 stream_clock;
 	u64 fresh_from;
 	u64 data_fresh_from;
 	struct xarray zeroes;
@@ -1203,6 +1228,20 @@ int qcow2_alloc_table_cluster(struct qcow2_image *img, struct qcow2_run *run);
 int qcow2_alloc_area(struct qcow2_image *img, u64 nr, u64 *offset);
 u64 qcow2_first_candidate(struct qcow2_image *img);
 void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster);
+
+u32 qcow2_reserve(struct qcow2_image *img, const struct qcow2_slice *slice,
+		  u64 cluster, u32 max);
+void qcow2_unreserve(struct qcow2_image *img, u64 cluster, u32 nr);
+
+/* ---- stream.c: clusters reserved for writers one after the other ---- */
+
+const struct qcow2_stream *qcow2_next_reserved(struct qcow2_image *img,
+					       u64 cluster);
+void qcow2_stream_freed(struct qcow2_image *img, u64 cluster);
+bool qcow2_streams_give_up(struct qcow2_image *img);
+int qcow2_alloc_for_guest(struct qcow2_image *img, u64 guest_offset, u64 at,
+			  u32 want, struct qcow2_need *need,
+			  struct qcow2_run *run);
 
 /* ---- fresh.c: free clusters that read as zeroes in the file ---- */
 

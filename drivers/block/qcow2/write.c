@@ -508,8 +508,9 @@ VISIBLE_IF_KUNIT int handle_alloc(struct qcow2_pass *pass,
 	if (geo->has_data_file)
 		qcow2_alloc_in_data_file(pass->img, guest_offset, nb, &run);
 	else
-		ret = qcow2_alloc_clusters(pass->img, wanted_offset(pass), nb,
-					   &pass->need, &run);
+		ret = qcow2_alloc_for_guest(pass->img, guest_offset,
+					    wanted_offset(pass), nb,
+					    &pass->need, &run);
 	if (ret)
 		return ret;
 	if (!run.nb_clusters) {
