@@ -68,6 +68,17 @@ def chain_case(title, seed, *options, directory=WORK):
         expect_equal([digest(path) for path in below], was, "the files below")
 
 
+def scattered(directory):
+    """Clusters that lie in the file in the reverse order, and are no larger than its
+    file system's blocks: a read has as many transfers, and each is over while the file
+    system still looks at what asked for it."""
+    image = create(os.path.join(directory, "scattered"), MIB, cluster_size=512)
+    qemu_io(image, [f"write -P {n} {n * 512} 512" for n in reversed(range(1, 64))])
+    expected = to_raw(image, os.path.join(directory, "scattered.raw"))
+    with Device(image, "--direct-io") as device:
+        expect_same_bytes(content(device.path), content(expected), "what the disk holds")
+
+
 def model_case(title, *arguments, **options):
     with case(f"random operations, {title}"):
         model.run(*arguments, **options)
@@ -84,6 +95,8 @@ chain_case("", 105)
 ram, = ram_disks(1, 128 * MIB)
 with ext4_on(ram, "/mnt/ram"):
     model_case("--direct-io", 101, "--direct-io", directory="/mnt/ram", cluster_size=4096)
+    with case("one read, many transfers, --direct-io"):
+        scattered("/mnt/ram")
     if LONG:
         chain_case(", --direct-io", 106, "--direct-io", directory="/mnt/ram")
         model_case("clusters of 512 bytes", 102, cluster_size=512)

@@ -306,13 +306,24 @@ static bool takes_part_in_freezing(const struct qcow2_fio *fio)
 	return fio->write && S_ISREG(fio->file->inode->i_mode);
 }
 
+/*
+ * File systems look at the kiocb after they have submitted its bio (ext4 for the
+ * file whose access time is due), so it has to last until they return, too.
+ */
+static void put_transfer(struct qcow2_fio *fio)
+{
+	if (atomic_dec_and_test(&fio->users))
+		transfer_done(fio, fio->result);
+}
+
 static void kiocb_done(struct kiocb *iocb, long ret)
 {
 	struct qcow2_fio *fio = container_of(iocb, struct qcow2_fio, iocb);
 
 	if (takes_part_in_freezing(fio))
 		kiocb_end_write(iocb);
-	transfer_done(fio, ret);
+	fio->result = ret;
+	put_transfer(fio);
 }
 
 static void init_kiocb(struct qcow2_fio *fio)
@@ -374,15 +385,17 @@ static void issue(struct qcow2_fio *fio)
 		finish(fio, -EAGAIN);
 		return;
 	}
+	/* This function and the transfer. */
+	atomic_set(&fio->users, 2);
 	old = enter_fs();
 	if (fio->write)
 		ret = fop->write_iter(&fio->iocb, &fio->rest);
 	else
 		ret = fop->read_iter(&fio->iocb, &fio->rest);
 	leave_fs(old);
-	/* @fio may be gone when the transfer goes on asynchronously. */
 	if (ret != -EIOCBQUEUED)
 		kiocb_done(&fio->iocb, ret);
+	put_transfer(fio);
 }
 
 static void issue_work(struct work_struct *work)

@@ -8,6 +8,7 @@
 #ifndef _QCOW2_FILE_H
 #define _QCOW2_FILE_H
 
+#include <linux/atomic.h>
 #include <linux/bvec.h>
 #include <linux/fs.h>
 #include <linux/types.h>
@@ -47,6 +48,8 @@ struct qcow2_fio {
 
 	/* private: */
 	size_t transferred;
+	atomic_t users;
+	long result;
 	struct iov_iter rest;
 	struct kiocb iocb;
 	struct work_struct work;
