@@ -829,6 +829,36 @@ static void place_is_remembered(const struct shape *shape)
 	destroy_stack(&st);
 }
 
+/* With all in memory, a search in an area where one was before needs no worker. */
+static void search_needs_no_worker(const struct shape *shape)
+{
+	struct stack st = { .nr = 5 };
+	struct disk d = {};
+	struct op op = {};
+	unsigned int i;
+
+	for (i = 0; i < st.nr; i++)
+		st.sketches[i] = (struct sketch) {
+			.base = shape->base,
+			.map = i < 3 ? "........" : "d.....d.",
+			.bottom = i == 4,
+		};
+	make_stack(&st);
+	open_disk(&d, &st, 0, false);
+	read_back(&d, 2 * d.cluster, d.cluster);
+	op.buf = get_buffer(d.cluster);
+	memset(op.buf, 1, d.cluster);
+	start(&d, &op, QCOW2_OP_READ, 4 * d.cluster, d.cluster);
+	expect(is_done(&op), "the read went elsewhere");
+	expect(!finish(&op), "the read failed");
+	expect(!memcmp(op.buf, d.content + 4 * d.cluster, d.cluster),
+	       "no zeroes");
+	free(op.buf);
+	read_all(&d);
+	close_disk(&d);
+	destroy_stack(&st);
+}
+
 /* More clusters than there may be pages for: the oldest go, and all is right. */
 static void memory_is_bounded(const struct shape *shape)
 {
@@ -1010,6 +1040,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(copy_errors, shapes),
 	TEST_CASE(damaged_layer, shapes),
 	TEST_CASE(layer_ends_in_a_cluster, shapes),
+	TEST_CASE(search_needs_no_worker, shapes),
 	TEST_CASE(place_is_remembered, shapes),
 	TEST_CASE(memory_is_bounded, once),
 	TEST_CASE(discard_shows_nothing, shapes),

@@ -475,14 +475,14 @@ static int map_in_layer(struct qcow2_image *layer, u64 guest_offset, u64 bytes,
 }
 
 /* 1 if a layer has nothing of a range, 0 if it has, or a negative errno. */
-static int has_nothing(struct qcow2_image *layer, u64 start, u64 end)
+static int has_nothing(struct qcow2_image *layer, u64 start, u64 end,
+		       map_fn *map)
 {
 	struct qcow2_extent extent;
 	int ret;
 
 	for (; start < end; start += extent.bytes) {
-		ret = map_in_layer(layer, start, end - start, &extent,
-				   qcow2_map);
+		ret = map_in_layer(layer, start, end - start, &extent, map);
 		if (ret)
 			return ret;
 		if (!is_unallocated(&extent))
@@ -505,9 +505,12 @@ static u32 known_depth(struct qcow2_chain *chain, u64 cluster)
 	return depth;
 }
 
-static bool store_depth(struct qcow2_chain *chain, u64 nr, u32 index, u32 depth)
+/* False if there is no page for it. */
+static bool store_depth(struct qcow2_chain *chain, u64 cluster, u32 depth)
 {
 	struct depths_page *page;
+	u32 index;
+	u64 nr = div_u64_rem(cluster, ARRAY_SIZE(page->depth), &index);
 
 	rcu_read_lock();
 	page = xa_load(&chain->depths, nr);
@@ -541,10 +544,11 @@ static void drop_a_page(struct qcow2_chain *chain)
 }
 
 /* That there is no memory for it costs another search, no more. */
-static void add_page(struct qcow2_chain *chain, u64 nr)
+static void add_page(struct qcow2_chain *chain, u64 cluster)
 {
 	const gfp_t gfp = GFP_NOIO | __GFP_NOWARN | __GFP_NORETRY;
 	struct depths_page *page = kzalloc_obj(*page, gfp);
+	u64 nr = div_u64(cluster, ARRAY_SIZE(page->depth));
 
 	if (!page)
 		return;
@@ -560,38 +564,58 @@ static void add_page(struct qcow2_chain *chain, u64 nr)
 
 static void remember_depth(struct qcow2_chain *chain, u64 cluster, u32 depth)
 {
-	struct depths_page *page;
-	u32 index;
-	u64 nr = div_u64_rem(cluster, ARRAY_SIZE(page->depth), &index);
-
-	if (store_depth(chain, nr, index, depth))
+	if (store_depth(chain, cluster, depth))
 		return;
-	add_page(chain, nr);
-	store_depth(chain, nr, index, depth);
+	add_page(chain, cluster);
+	store_depth(chain, cluster, depth);
 }
 
 /* The first layer that has anything of a cluster, counted from 1. */
-static int find_depth(struct qcow2_image *img, u64 cluster, u32 *depth)
+static int search_cluster(struct qcow2_image *img, u64 cluster, u32 *depth,
+			  map_fn *map)
 {
 	struct qcow2_chain *chain = &img->chain;
 	u64 start = cluster << img->geo.cluster_bits;
 	int ret = 1;
 	u32 i;
 
-	*depth = known_depth(chain, cluster);
-	if (*depth)
-		return 0;
 	for (i = 0; i < chain->nr; i++) {
 		ret = has_nothing(chain->layers[i], start,
-				  start + img->geo.cluster_bytes);
+				  start + img->geo.cluster_bytes, map);
 		if (ret <= 0)
 			break;
 	}
 	if (ret < 0)
 		return ret;
 	*depth = i + 1;
-	remember_depth(chain, cluster, *depth);
 	return 0;
+}
+
+static int find_depth(struct qcow2_image *img, u64 cluster, u32 *depth)
+{
+	int ret;
+
+	*depth = known_depth(&img->chain, cluster);
+	if (*depth)
+		return 0;
+	ret = search_cluster(img, cluster, depth, qcow2_map);
+	if (!ret)
+		remember_depth(&img->chain, cluster, *depth);
+	return ret;
+}
+
+/* The first one to look in an area needs a worker, which has memory for the page. */
+static int find_depth_cached(struct qcow2_image *img, u64 cluster, u32 *depth)
+{
+	int ret;
+
+	*depth = known_depth(&img->chain, cluster);
+	if (*depth)
+		return 0;
+	ret = search_cluster(img, cluster, depth, qcow2_map_cached);
+	if (!ret && !store_depth(&img->chain, cluster, *depth))
+		ret = -EAGAIN;
+	return ret;
 }
 
 /*
@@ -687,21 +711,22 @@ int qcow2_resolve(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_resolve);
 
-/* In one cluster, where the search is known to begin. */
+/* In one cluster. */
 static int resolve_beneath_cached(struct qcow2_image *img, u64 guest_offset,
 				  u64 bytes, struct qcow2_extent *extent)
 {
 	const struct qcow2_geometry *geo = &img->geo;
 	u32 depth = 1;
+	int ret;
 
 	if (img->chain.nr > 1) {
-		depth = known_depth(&img->chain,
-				    guest_offset >> geo->cluster_bits);
+		ret = find_depth_cached(img, guest_offset >> geo->cluster_bits,
+					&depth);
+		if (ret)
+			return ret;
 		bytes = min_t(u64, bytes, geo->cluster_bytes -
 			      qcow2_into_cluster(geo, guest_offset));
 	}
-	if (!depth)
-		return -EAGAIN;
 	return search(img, depth - 1, guest_offset, bytes, extent,
 		      qcow2_map_cached);
 }
