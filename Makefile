@@ -9,7 +9,7 @@
 # make bench-engine	measure the allocator in an image that is nearly full, and count
 #			the instructions of a look-up
 #
-# Both work on a fresh Debian 12.  What they build is kept in build/ and, for
+# All work on a fresh Debian 12.  What they build is kept in build/ and, for
 # kernels, in ~/.cache/qcow2-ko; a second run takes what is there.
 
 .PHONY: all setup kernel module tool demo check check-long clean help
@@ -19,7 +19,7 @@
 all: module tool
 
 help:
-	@sed -n '/^# make/s/^# //p' Makefile
+	@sed -n '3,/^$$/s/^# \{0,1\}//p' Makefile
 	@echo 'Parts of make check: check-builds check-tool check-kunit check-engine check-fuzz check-guest check-qemu check-e2e'
 	@echo 'Part of it, but whole: check-iotests, half an hour and more'
 
