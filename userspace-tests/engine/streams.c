@@ -291,6 +291,33 @@ static void nobody_lacks_space_that_is_reserved(const struct shape *shape)
 	end(&d);
 }
 
+/* Many that go on where another one is lack space all at once: each gives up soon. */
+static void all_give_up_on_a_full_file(const struct shape *shape)
+{
+	struct disk d = {};
+	struct op ops[32];
+	unsigned int round, i;
+
+	begin(&d, shape);
+	write_new(&d, 0, 30 * d.cluster);
+	settle(&d);
+	memfile_set_space(d.filp, memfile_space_used(d.filp));
+	for (round = 0; round < 20; round++) {
+		for (i = 0; i < ARRAY_SIZE(ops); i++) {
+			ops[i] = (struct op){ .buf = get_buffer(d.cluster) };
+			start(&d, &ops[i], QCOW2_OP_WRITE,
+			      (100 + i) * d.cluster, d.cluster);
+		}
+		for (i = 0; i < ARRAY_SIZE(ops); i++) {
+			expect(finish(&ops[i]) == -ENOSPC, "there is space");
+			free(ops[i].buf);
+		}
+	}
+	expect(!qcow2_image_needs_check(d.img), "the image has failed");
+	memfile_set_space(d.filp, 0);
+	end(&d);
+}
+
 static const struct shape small_shapes[] = {
 	{ "clusters of 512 bytes", { .cluster_bits = 9, .refcount_bits = 64,
 	  .version = 3, .virtual_bytes = 32 << 10 } },
@@ -321,6 +348,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(others_pass_over_a_run, shapes),
 	TEST_CASE(nobody_lacks_what_is_reserved, shapes),
 	TEST_CASE(nobody_lacks_space_that_is_reserved, shapes),
+	TEST_CASE(all_give_up_on_a_full_file, shapes),
 	TEST_CASE(tables_do_not_grow_for_it, small_shapes),
 };
 

@@ -909,6 +909,25 @@ int qcow2_drops_wait(struct qcow2_image *img, struct qcow2_io *io)
 	return wait_for_drops(img, io, QCOW2_MAX_DROPS);
 }
 
+/*
+ * Others may reserve again what was given up for an operation, before it tries
+ * again: they must not keep each other busy for ever.
+ */
+#define MAX_GIVE_WAY	8
+
+static bool streams_give_way(struct qcow2_image *img, struct qcow2_io *io)
+{
+	bool ret;
+
+	if (io->gave_way == MAX_GIVE_WAY)
+		return false;
+	mutex_lock(&img->meta_lock);
+	ret = qcow2_streams_give_up(img);
+	mutex_unlock(&img->meta_lock);
+	io->gave_way += ret;
+	return ret;
+}
+
 /**
  * qcow2_space_wait() - after -ENOSPC: is there space that is about to be free?
  * @img: the image
@@ -921,12 +940,7 @@ int qcow2_drops_wait(struct qcow2_image *img, struct qcow2_io *io)
  */
 int qcow2_space_wait(struct qcow2_image *img, struct qcow2_io *io)
 {
-	bool given_up;
-
-	mutex_lock(&img->meta_lock);
-	given_up = qcow2_streams_give_up(img);
-	mutex_unlock(&img->meta_lock);
-	if (given_up)
+	if (streams_give_way(img, io))
 		return 0;
 	if (!READ_ONCE(img->nr_drops))
 		return -ENOSPC;

@@ -884,6 +884,7 @@ struct qcow2_io {
 	bool must_commit;
 	bool part_taken;
 	bool lacks_space;
+	u8 gave_way;
 	atomic_t pending;
 	struct work_struct work;
 	struct list_head wait;

@@ -298,6 +298,7 @@ void qcow2_io_submit(struct qcow2_io *io)
 	io->must_commit = false;
 	io->part_taken = false;
 	io->lacks_space = false;
+	io->gave_way = 0;
 	atomic_set(&io->pending, 1);
 	INIT_LIST_HEAD(&io->wait);
 	INIT_WORK(&io->work, run_io);
