@@ -18,6 +18,7 @@
 #include <linux/errno.h>
 #include <linux/limits.h>
 #include <linux/module.h>
+#include <linux/preempt.h>
 #include <linux/printk.h>
 #include <linux/ratelimit.h>
 #include <linux/sched.h>
@@ -203,30 +204,55 @@ static blk_status_t start(struct request *rq)
 	return BLK_STS_OK;
 }
 
+/*
+ * What the image's file system submits must not go on the plug of the submitter of
+ * the request: its list may be just worked off, and what is added then would be
+ * issued as if it were for this disk, and counted when it is gone.  So there is
+ * another plug meanwhile, and the file system's disk gets a list too.
+ */
+static struct blk_plug *change_plug(struct blk_plug *plug)
+{
+	struct blk_plug *submitters = current->plug;
+
+	/* A task that has noted the time in its plug has one when it is switched to. */
+	preempt_disable();
+	current->plug = NULL;
+	blk_start_plug(plug);
+	preempt_enable();
+	return submitters;
+}
+
+static void change_plug_back(struct blk_plug *plug, struct blk_plug *submitters)
+{
+	blk_finish_plug(plug);
+	current->plug = submitters;
+}
+
 static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx,
 			     const struct blk_mq_queue_data *bd)
 {
-	return start(bd->rq);
+	struct blk_plug plug, *submitters;
+	blk_status_t status;
+
+	if (!current->plug)
+		return start(bd->rq);
+	submitters = change_plug(&plug);
+	status = start(bd->rq);
+	change_plug_back(&plug, submitters);
+	return status;
 }
 
-/*
- * The list is that of the submitter's plug.  What the image's file system submits
- * while it is worked off would be added to it, and be issued as if it were for
- * this disk.  So it gets a plug of its own, and its disk a batch.
- */
+/* What cannot be started is left on the list, and given to queue_rq(). */
 static void queue_rqs(struct rq_list *rqlist)
 {
-	struct blk_plug *submitters = current->plug, plug;
+	struct blk_plug plug, *submitters = change_plug(&plug);
 	struct rq_list later = {};
 	struct request *rq;
 
-	current->plug = NULL;
-	blk_start_plug(&plug);
 	while ((rq = rq_list_pop(rqlist)))
 		if (start(rq) != BLK_STS_OK)
 			rq_list_add_tail(&later, rq);
-	blk_finish_plug(&plug);
-	current->plug = submitters;
+	change_plug_back(&plug, submitters);
 	*rqlist = later;
 }
 

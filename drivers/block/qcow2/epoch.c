@@ -63,13 +63,21 @@ static bool is_empty(const struct qcow2_epoch *epoch)
 	return !sum;
 }
 
-/* Some may find it empty at the same time; one of them says so. */
+/*
+ * Some may find it empty at the same time; one of them says so.  Who looks has left,
+ * and is held up by nothing; but it drains once more only after a grace period, so
+ * what was seen here is not taken for what is so then.
+ */
 static void look(struct qcow2_epoch *epoch)
 {
 	struct qcow2_image *img = epoch->img;
 
-	if (is_empty(epoch) && atomic_cmpxchg(&epoch->drains, 1, 0) == 1)
+	rcu_read_lock();
+	/* The counts are those since it drains. */
+	if (atomic_read_acquire(&epoch->drains) && is_empty(epoch) &&
+	    atomic_cmpxchg(&epoch->drains, 1, 0) == 1)
 		queue_work(img->wq, &img->release_work);
+	rcu_read_unlock();
 }
 
 /**

@@ -34,7 +34,7 @@
 #include "image.h"
 
 /* Clusters in an entry of img->zeroes. */
-#define ENTRY_BITS	5
+#define ENTRY_BITS	(BITS_PER_LONG > 32 ? 5 : 4)
 #define PER_ENTRY	BIT(ENTRY_BITS)
 
 /* Entries at most: for those that lie apart 10 MiB, for a dense map 160 KiB. */
