@@ -137,14 +137,16 @@ def waiting_line(found):
 
 
 def lines_of(found):
-    """All of them, of the rows that were not chosen too."""
+    """All of the rows that were asked for, measured or not."""
+    asked = found["asked"]
     lines = [compare(found, SPEED, row, row.name, peer)
-             for row in rows.ROWS for peer in row.peers]
+             for row in rows.ROWS if row.name in asked for peer in row.peers]
     lines += [compare(found, LOG, row, row.row, peer)
-              for row in rows.LOG_ROWS for peer in rows.by_name(row.row).peers]
+              for row in rows.LOG_ROWS if row.row in asked
+              for peer in rows.by_name(row.row).peers]
     lines += [compare(found, CPU, row, row.row, peer)
-              for row in rows.CPU_ROWS for peer in row.targets]
-    return lines + [misses_line(found), waiting_line(found)]
+              for row in rows.CPU_ROWS if row.row in asked for peer in row.targets]
+    return lines + ([misses_line(found), waiting_line(found)] if rows.MISSES in asked else [])
 
 
 def cells(line):
@@ -171,7 +173,8 @@ def origin(found):
     return [
         f"{found['date']}, commit {found['commit']}{changed}",
         f"{host['cpu']}, {host['cpus']} CPUs, {host['memory'] >> 30} GiB, load "
-        f"{host['load_before']:.1f} before and {host['load_after']:.1f} after",
+        f"{host['load_before']:.1f} before and {host['load_after']:.1f} after, "
+        f"{'kept awake' if found['awake'] else 'CPUs that may sleep'}",
         kernel_line(found),
         f"{guest['fio']}, {guest['qemu']}",
         f"{rounds} of {found['seconds']:g} s for each run, disks of "
