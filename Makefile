@@ -51,10 +51,10 @@ check-long:
 	@scripts/check --long
 
 # BENCH="--rounds=9 zlib zstd": see scripts/bench --help.
-bench: kernel
+bench: $(if $(KERNEL),setup,kernel)
 	@scripts/bench $(if $(KERNEL),--kernel=$(KERNEL)) $(BENCH)
 
-bench-quick: kernel
+bench-quick: $(if $(KERNEL),setup,kernel)
 	@scripts/bench $(if $(KERNEL),--kernel=$(KERNEL)) --quick
 
 bench-engine: setup
