@@ -42,6 +42,16 @@ def write_in_batches(device, seed):
         "--bs=4k", "--verify_backlog=64", f"--size={share}", f"--offset_increment={share}")
 
 
+def write_to_both(devices, seed):
+    """Requests of two disks on one list, of which each disk is given its own."""
+    run("fio", "--name=both", f"--filename={':'.join(devices)}", "--thread", "--direct=1",
+        "--ioengine=io_uring", "--iodepth=32", "--iodepth_batch_submit=16",
+        "--iodepth_batch_complete_min=8", "--rw=randwrite", "--bs=4k",
+        "--file_service_type=roundrobin", f"--filesize={SIZE // 2}", f"--size={SIZE}",
+        f"--randseed={seed}", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
+        "--verify_state_save=0")
+
+
 def queues(device):
     return len(os.listdir(f"/sys/block/{os.path.basename(device)}/mq"))
 
@@ -84,6 +94,18 @@ def test(seed, work_on, image, *attach_options, **options):
     expect_equal(digest(to_raw(image, work("raw"))), before, "contents as QEMU reads them")
 
 
+def test_two(seed, images, **options):
+    for image in images:
+        create(image, SIZE, **options)
+    with Device(images[0], "--direct-io") as first, Device(images[1], "--direct-io") as second:
+        devices = [first.path, second.path]
+        write_to_both(devices, seed)
+        before = [digest(device) for device in devices]
+    for image, content in zip(images, before):
+        check(image)
+        expect_equal(digest(to_raw(image, work("raw"))), content, "contents as QEMU reads them")
+
+
 def describe(function, options):
     settings = (f"{key}={value}" for key, value in options.items())
     return f"16 jobs {function.__name__.replace('_', ' ')}, {', '.join(settings)}"
@@ -102,6 +124,11 @@ for number, image_options in enumerate((USUAL, USUAL | {"preallocation": "metada
     with case(f"{describe(write_in_batches, image_options)}, above loop"), \
             disk_of_another_driver() as path:
         test(7690 + number, write_in_batches, path, "--direct-io", **image_options)
+for number, image_options in enumerate((USUAL, USUAL | {"preallocation": "metadata"})):
+    settings_ = ", ".join(f"{key}={value}" for key, value in image_options.items())
+    with case(f"one job writes to two images, {settings_}, above loop"), \
+            disk_of_another_driver() as path:
+        test_two(7700 + number, (path, f"{path}-2"), **image_options)
 ram, = ram_disks(1, 2 * SIZE)
 for number, (test_of, image_options) in enumerate((
         (write_and_verify, USUAL), (write_shares_of_clusters, USUAL),

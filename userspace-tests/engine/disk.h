@@ -90,6 +90,7 @@ struct op {
 	struct bio_vec bv;
 	unsigned char *buf;
 	bool keep;
+	bool by_worker;
 };
 
 /* ---- guest operations ---- */

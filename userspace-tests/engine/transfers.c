@@ -534,7 +534,29 @@ static void zeroes_are_read_at_once(const struct shape *shape)
 	end(&d);
 }
 
+static bool is_read_elsewhere(struct disk *d, bool by_worker)
+{
+	struct op op = { .buf = get_buffer(d->cluster), .by_worker = by_worker };
+
+	start(d, &op, QCOW2_OP_READ, 4 * d->cluster, d->cluster);
+	expect(!finish(&op), "the read failed");
+	free(op.buf);
+	return !pthread_equal(op.wait.done_by, pthread_self());
+}
+
+static void who_must_not_sleep_has_a_worker(const struct shape *shape)
+{
+	struct disk d = {};
+
+	begin(&d, shape);
+	settle(&d);
+	expect(!is_read_elsewhere(&d, false), "zeroes were read by a worker");
+	expect(is_read_elsewhere(&d, true), "no worker, as one must");
+	end(&d);
+}
+
 static const struct test_case cases[] = {
+	TEST_CASE(who_must_not_sleep_has_a_worker, shapes),
 	TEST_CASE(zeroes_are_read_at_once, shapes),
 	TEST_CASE(whole_clusters_are_written_without_a_read, shapes),
 	TEST_CASE(where_the_file_grows_nothing_is_zeroed, shapes),

@@ -132,7 +132,10 @@ static void release_range(struct workload *w, u64 first, u64 nr)
 
 static void io_done(struct qcow2_io *io)
 {
-	sem_post(&container_of(io, struct waiting_io, io)->done);
+	struct waiting_io *wait = container_of(io, struct waiting_io, io);
+
+	wait->done_by = pthread_self();
+	sem_post(&wait->done);
 }
 
 void wl_start(struct qcow2_image *img, struct waiting_io *wait)

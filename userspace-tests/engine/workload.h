@@ -22,10 +22,12 @@
  * struct waiting_io - a guest operation that somebody waits for
  * @io: filled in but for its image and @done
  * @done: posted when it is done
+ * @done_by: the thread that posted
  */
 struct waiting_io {
 	struct qcow2_io io;
 	sem_t done;
+	pthread_t done_by;
 };
 
 void wl_start(struct qcow2_image *img, struct waiting_io *wait);

@@ -187,7 +187,7 @@ static blk_status_t set_io(struct qcow2_request *req)
 	return ret ? BLK_STS_RESOURCE : BLK_STS_OK;
 }
 
-static blk_status_t start(struct request *rq)
+static blk_status_t start(struct request *rq, bool by_worker)
 {
 	struct qcow2_disk *disk = rq->q->queuedata;
 	struct qcow2_request *req = blk_mq_rq_to_pdu(rq);
@@ -196,6 +196,7 @@ static blk_status_t start(struct request *rq)
 	req->bvecs = NULL;
 	req->io.img = disk->img;
 	req->io.done = request_done;
+	req->io.by_worker = by_worker;
 	status = set_io(req);
 	if (status != BLK_STS_OK)
 		return status;
@@ -204,11 +205,30 @@ static blk_status_t start(struct request *rq)
 	return BLK_STS_OK;
 }
 
+/* The block layer takes the count away before it takes requests off the list. */
+static bool list_is_worked_off(const struct blk_plug *plug)
+{
+	return plug && !plug->rq_count;
+}
+
+/*
+ * While a list is worked off, nobody issues what it has for other disks when the task
+ * sleeps. Those requests have tags, which whoever is slept for may need.
+ */
+static bool has_others(const struct blk_plug *plug)
+{
+	return plug && plug->multiple_queues;
+}
+
 /*
  * What the image's file system submits must not go on the plug of the submitter of
  * the request: its list may be just worked off, and what is added then would be
  * issued as if it were for this disk, and counted when it is gone.  So there is
  * another plug meanwhile, and the file system's disk gets a list too.
+ *
+ * Requests that the submitter's plug has in store hold their queue, so they have to be
+ * given back when the task sleeps. That is done from the plug that the task has then,
+ * hence they move to ours; what it still has at its end is given back too.
  */
 static struct blk_plug *change_plug(struct blk_plug *plug)
 {
@@ -219,6 +239,8 @@ static struct blk_plug *change_plug(struct blk_plug *plug)
 	current->plug = NULL;
 	blk_start_plug(plug);
 	preempt_enable();
+	if (submitters)
+		swap(plug->cached_rqs, submitters->cached_rqs);
 	return submitters;
 }
 
@@ -233,11 +255,13 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx,
 {
 	struct blk_plug plug, *submitters;
 	blk_status_t status;
+	bool by_worker;
 
-	if (!current->plug)
-		return start(bd->rq);
+	if (!list_is_worked_off(current->plug))
+		return start(bd->rq, false);
+	by_worker = has_others(current->plug);
 	submitters = change_plug(&plug);
-	status = start(bd->rq);
+	status = start(bd->rq, by_worker);
 	change_plug_back(&plug, submitters);
 	return status;
 }
@@ -245,12 +269,13 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx,
 /* What cannot be started is left on the list, and given to queue_rq(). */
 static void queue_rqs(struct rq_list *rqlist)
 {
+	bool by_worker = has_others(current->plug);
 	struct blk_plug plug, *submitters = change_plug(&plug);
 	struct rq_list later = {};
 	struct request *rq;
 
 	while ((rq = rq_list_pop(rqlist)))
-		if (start(rq) != BLK_STS_OK)
+		if (start(rq, by_worker) != BLK_STS_OK)
 			rq_list_add_tail(&later, rq);
 	change_plug_back(&plug, submitters);
 	*rqlist = later;

@@ -935,7 +935,10 @@ int qcow2_image_close(struct qcow2_image *img)
 	mutex_unlock(&img->grow_lock);
 	ret = qcow2_commit_stop(img);
 
+	/* What has told its submitter that it is done may still be in its worker. */
 	flush_workqueue(img->wq);
+	flush_workqueue(img->write_wq);
+	flush_workqueue(img->link_wq);
 	free_engine(img);
 	if (!qcow2_image_is_view(img))
 		close_files(img);

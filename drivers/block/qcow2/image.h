@@ -859,6 +859,7 @@ struct qcow2_part {
  * @op: what to do
  * @fua: for writes: durable when it completes
  * @unmap: for a write zeroes: the host clusters may be freed
+ * @by_worker: qcow2_io_submit() must not sleep, so that a worker does it all
  * @offset: guest offset in bytes; moves forward as the operation proceeds
  * @bytes: for a discard or write zeroes: its length; becomes what is left
  * @iter: for a read or write: bvecs of the guest's data, whose count is the
@@ -874,6 +875,7 @@ struct qcow2_io {
 	enum qcow2_op op;
 	bool fua;
 	bool unmap;
+	bool by_worker;
 	u64 offset;
 	u64 bytes;
 	struct iov_iter iter;

@@ -290,7 +290,7 @@ void qcow2_io_queue(struct qcow2_io *io)
  * qcow2_io_submit() - start an operation
  * @io: filled in by the caller as the structure says
  *
- * Context: may sleep, see qcow2_fast_submit().
+ * Context: may sleep, see qcow2_fast_submit(); not with @io->by_worker.
  */
 void qcow2_io_submit(struct qcow2_io *io)
 {
@@ -302,6 +302,6 @@ void qcow2_io_submit(struct qcow2_io *io)
 	atomic_set(&io->pending, 1);
 	INIT_LIST_HEAD(&io->wait);
 	INIT_WORK(&io->work, run_io);
-	if (!qcow2_fast_submit(io))
+	if (io->by_worker || !qcow2_fast_submit(io))
 		qcow2_io_queue(io);
 }

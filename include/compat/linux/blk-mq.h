@@ -40,6 +40,7 @@ static inline int compat_blk_mq_alloc_tag_set(struct blk_mq_tag_set *set)
  */
 #undef rq_list_pop
 #undef rq_list_add_tail
+#define cached_rqs cached_rq
 
 struct rq_list {
 	struct request *head;
