@@ -106,9 +106,12 @@ def test_two(seed, images, **options):
         expect_equal(digest(to_raw(image, work("raw"))), content, "contents as QEMU reads them")
 
 
+def settings(options):
+    return ", ".join(f"{key}={value}" for key, value in options.items())
+
+
 def describe(function, options):
-    settings = (f"{key}={value}" for key, value in options.items())
-    return f"16 jobs {function.__name__.replace('_', ' ')}, {', '.join(settings)}"
+    return f"16 jobs {function.__name__.replace('_', ' ')}, {settings(options)}"
 
 
 LARGE, SMALL = {"cluster_size": 2 * MIB}, {"cluster_size": 4 * KIB}
@@ -125,8 +128,7 @@ for number, image_options in enumerate((USUAL, USUAL | {"preallocation": "metada
             disk_of_another_driver() as path:
         test(7690 + number, write_in_batches, path, "--direct-io", **image_options)
 for number, image_options in enumerate((USUAL, USUAL | {"preallocation": "metadata"})):
-    settings_ = ", ".join(f"{key}={value}" for key, value in image_options.items())
-    with case(f"one job writes to two images, {settings_}, above loop"), \
+    with case(f"one job writes to two images, {settings(image_options)}, above loop"), \
             disk_of_another_driver() as path:
         test_two(7700 + number, (path, f"{path}-2"), **image_options)
 ram, = ram_disks(1, 2 * SIZE)
