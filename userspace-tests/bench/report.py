@@ -221,7 +221,9 @@ PLOTS = {"loop": "loop, direct I/O", "raw": "the raw file", "nbd": "qemu-nbd"}
 PLOT_SCRIPT = """
 set terminal {terminal} size {width},{height}
 set output '{output}'
-set title "qcow2 in relation to {title} ({rounds} x {seconds:g} s, {commit})" noenhanced
+set label "qcow2 in relation to {title} ({rounds} x {seconds:g} s, {commit})" \\
+    at screen 0.5,graph 1 center offset 0,1 noenhanced
+set tmargin 3
 set style fill solid 0.8
 set yrange [-0.6:{top}]
 set xrange [0:*]
