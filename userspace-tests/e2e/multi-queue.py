@@ -10,9 +10,9 @@ SIZE = 32 * MIB
 MOUNT = "/mnt/ram"
 
 
-def fio(device, name, seed, *options):
+def fio(device, name, seed, *options, jobs=JOBS):
     run("fio", f"--name={name}", f"--filename={device}", "--thread", "--direct=1",
-        f"--numjobs={JOBS}", f"--randseed={seed}", "--group_reporting",
+        f"--numjobs={jobs}", f"--randseed={seed}", "--group_reporting",
         "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0",
         *options)
 
@@ -44,12 +44,10 @@ def write_in_batches(device, seed):
 
 def write_to_both(devices, seed):
     """Requests of two disks on one list, of which each disk is given its own."""
-    run("fio", "--name=both", f"--filename={':'.join(devices)}", "--thread", "--direct=1",
-        "--ioengine=io_uring", "--iodepth=32", "--iodepth_batch_submit=16",
-        "--iodepth_batch_complete_min=8", "--rw=randwrite", "--bs=4k",
-        "--file_service_type=roundrobin", f"--filesize={SIZE // 2}", f"--size={SIZE}",
-        f"--randseed={seed}", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
-        "--verify_state_save=0")
+    fio(":".join(devices), "both", seed, "--ioengine=io_uring", "--iodepth=32",
+        "--iodepth_batch_submit=16", "--iodepth_batch_complete_min=8", "--rw=randwrite",
+        "--bs=4k", "--file_service_type=roundrobin", f"--filesize={SIZE // 2}",
+        f"--size={SIZE}", jobs=1)
 
 
 def queues(device):
@@ -84,14 +82,18 @@ def slow_disk(disk):
         run("dmsetup", "remove", "--retry", "slow")
 
 
+def check_for_qemu(image, content):
+    check(image)
+    expect_equal(digest(to_raw(image, work("raw"))), content, "contents as QEMU reads them")
+
+
 def test(seed, work_on, image, *attach_options, **options):
     create(image, SIZE, **options)
     with Device(image, *attach_options) as device:
         expect(queues(device.path) > 1, "the device has one queue only")
         work_on(device.path, seed)
         before = digest(device.path)
-    check(image)
-    expect_equal(digest(to_raw(image, work("raw"))), before, "contents as QEMU reads them")
+    check_for_qemu(image, before)
 
 
 def test_two(seed, images, **options):
@@ -102,8 +104,7 @@ def test_two(seed, images, **options):
         write_to_both(devices, seed)
         before = [digest(device) for device in devices]
     for image, content in zip(images, before):
-        check(image)
-        expect_equal(digest(to_raw(image, work("raw"))), content, "contents as QEMU reads them")
+        check_for_qemu(image, content)
 
 
 def settings(options):
