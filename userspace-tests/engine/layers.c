@@ -829,6 +829,49 @@ static void place_is_remembered(const struct shape *shape)
 	destroy_stack(&st);
 }
 
+/* With all in memory, a search finds the layers of neighbours too. */
+static void neighbours_are_remembered(const struct shape *shape)
+{
+	struct stack st = { .nr = 9 };
+	struct disk d = {};
+	struct qcow2_image **layers;
+	u64 loads[MAX_IMAGES];
+	unsigned int i;
+
+	for (i = 0; i < st.nr; i++)
+		st.sketches[i] = (struct sketch) {
+			.base = shape->base,
+			.map = i < 6 ? "........" : i < 8 ? "d.dzd.d." :
+			       "dddddddd",
+			.bottom = i == 8,
+		};
+	make_stack(&st);
+	open_disk(&d, &st, 0, false);
+	layers = d.img->chain.layers;
+	/* A worker reads all tables, and then there is no need for one. */
+	read_back(&d, d.cluster, d.cluster);
+	read_back(&d, 4 * d.cluster, d.cluster);
+	for (i = 0; i < 8; i++) {
+		qcow2_cache_set_max(layers[i], 0);
+		loads[i] = layers[i]->cache.loads;
+	}
+	shim_shrink(1000);
+	shim_shrink(1000);
+	rcu_barrier();
+	read_back(&d, 6 * d.cluster, d.cluster);
+	for (i = 0; i < 8; i++) {
+		bool loaded = layers[i]->cache.loads != loads[i];
+		/* So large ones are looked for alone. */
+		bool alone = d.cluster > SZ_1M;
+
+		expect(loaded == (alone ? i <= 5 : i == 5), "layer %u was %slooked at", i,
+		       loaded ? "" : "not ");
+	}
+	read_all(&d);
+	close_disk(&d);
+	destroy_stack(&st);
+}
+
 /* With all in memory, a search in an area where one was before needs no worker. */
 static void search_needs_no_worker(const struct shape *shape)
 {
@@ -873,7 +916,7 @@ static void memory_is_bounded(const struct shape *shape)
 			  .map = "ddd", .bytes = 4ULL << 30, .bottom = true },
 		},
 	};
-	const u64 page = 1000 * 512;
+	const u64 page = 1008 * 512;
 	struct qcow2_reason why = {};
 	struct disk d = { .bytes = 4 << 16 };
 	long long live;
@@ -1040,6 +1083,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(copy_errors, shapes),
 	TEST_CASE(damaged_layer, shapes),
 	TEST_CASE(layer_ends_in_a_cluster, shapes),
+	TEST_CASE(neighbours_are_remembered, shapes),
 	TEST_CASE(search_needs_no_worker, shapes),
 	TEST_CASE(place_is_remembered, shapes),
 	TEST_CASE(memory_is_bounded, once),

@@ -20,7 +20,8 @@
  * of the image a chain of several layers remembers the first layer that has
  * anything of it, and the next search begins there.  That takes two bytes for a
  * cluster, in pages that are made when something is remembered and dropped,
- * one by one, when there are too many.
+ * one by one, when there are too many.  With all tables cached a search is one
+ * for the clusters around too.
  */
 
 #include <linux/container_of.h>
@@ -32,6 +33,7 @@
 #include <linux/minmax.h>
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/workqueue.h>
@@ -388,7 +390,7 @@ int qcow2_chain_init(struct qcow2_image *img,
  */
 struct depths_page {
 	struct rcu_head rcu;
-	u16 depth[1000];
+	u16 depth[1008];		/* whole groups of neighbours */
 };
 
 /* Pages of an image: 8 MiB, for 256 GiB with clusters of 64 KiB. */
@@ -474,23 +476,6 @@ static int map_in_layer(struct qcow2_image *layer, u64 guest_offset, u64 bytes,
 	return 0;
 }
 
-/* 1 if a layer has nothing of a range, 0 if it has, or a negative errno. */
-static int has_nothing(struct qcow2_image *layer, u64 start, u64 end,
-		       map_fn *map)
-{
-	struct qcow2_extent extent;
-	int ret;
-
-	for (; start < end; start += extent.bytes) {
-		ret = map_in_layer(layer, start, end - start, &extent, map);
-		if (ret)
-			return ret;
-		if (!is_unallocated(&extent))
-			return 0;
-	}
-	return 1;
-}
-
 static u32 known_depth(struct qcow2_chain *chain, u64 cluster)
 {
 	struct depths_page *page;
@@ -570,25 +555,92 @@ static void remember_depth(struct qcow2_chain *chain, u64 cluster, u32 depth)
 	store_depth(chain, cluster, depth);
 }
 
-/* The first layer that has anything of a cluster, counted from 1. */
+/*
+ * Clusters that are searched for at the same time, if all tables are cached: a
+ * layer's slice is found once for them.  No more than so many bytes of them, as
+ * a layer may have far smaller clusters.
+ */
+#define NEIGHBOURS		16
+#define NEIGHBOURS_BYTES	SZ_1M
+
+/**
+ * struct depth_search - clusters next to each other, looked for in all layers
+ * @cluster: the first one
+ * @nr: how many
+ * @unknown: how many of them no layer so far has anything of
+ * @depth: as in struct depths_page
+ */
+struct depth_search {
+	u64 cluster;
+	u32 nr;
+	u32 unknown;
+	u16 depth[NEIGHBOURS];
+};
+
+/* A layer has something of a range. */
+static void found_at_depth(const struct qcow2_geometry *geo,
+			   struct depth_search *s, u64 start, u64 bytes,
+			   u32 depth)
+{
+	u32 i = (start >> geo->cluster_bits) - s->cluster;
+	u32 last = ((start + bytes - 1) >> geo->cluster_bits) - s->cluster;
+
+	for (; i <= last; i++) {
+		if (s->depth[i])
+			continue;
+		s->depth[i] = depth;
+		s->unknown--;
+	}
+}
+
+static int search_layer(struct qcow2_image *img, u32 i, struct depth_search *s,
+			map_fn *map)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u64 start = s->cluster << geo->cluster_bits;
+	u64 end = (s->cluster + s->nr) << geo->cluster_bits;
+	struct qcow2_extent extent;
+	int ret;
+
+	for (; start < end && s->unknown; start += extent.bytes) {
+		ret = map_in_layer(img->chain.layers[i], start, end - start,
+				   &extent, map);
+		if (ret)
+			return ret;
+		if (!is_unallocated(&extent))
+			found_at_depth(geo, s, start, extent.bytes, i + 1);
+	}
+	return 0;
+}
+
+static int search_layers(struct qcow2_image *img, struct depth_search *s,
+			 map_fn *map)
+{
+	struct qcow2_chain *chain = &img->chain;
+	u64 clusters = (u64)s->nr << img->geo.cluster_bits;
+	int ret;
+	u32 i;
+
+	s->unknown = s->nr;
+	for (i = 0; i < chain->nr && s->unknown; i++) {
+		ret = search_layer(img, i, s, map);
+		if (ret)
+			return ret;
+	}
+	/* Nothing anywhere: a search may begin behind the last one. */
+	found_at_depth(&img->geo, s, s->cluster << img->geo.cluster_bits,
+		       clusters, chain->nr + 1);
+	return 0;
+}
+
 static int search_cluster(struct qcow2_image *img, u64 cluster, u32 *depth,
 			  map_fn *map)
 {
-	struct qcow2_chain *chain = &img->chain;
-	u64 start = cluster << img->geo.cluster_bits;
-	int ret = 1;
-	u32 i;
+	struct depth_search s = { .cluster = cluster, .nr = 1 };
+	int ret = search_layers(img, &s, map);
 
-	for (i = 0; i < chain->nr; i++) {
-		ret = has_nothing(chain->layers[i], start,
-				  start + img->geo.cluster_bytes, map);
-		if (ret <= 0)
-			break;
-	}
-	if (ret < 0)
-		return ret;
-	*depth = i + 1;
-	return 0;
+	*depth = s.depth[0];
+	return ret;
 }
 
 static int find_depth(struct qcow2_image *img, u64 cluster, u32 *depth)
@@ -605,17 +657,43 @@ static int find_depth(struct qcow2_image *img, u64 cluster, u32 *depth)
 }
 
 /* The first one to look in an area needs a worker, which has memory for the page. */
-static int find_depth_cached(struct qcow2_image *img, u64 cluster, u32 *depth)
+static int search_cluster_cached(struct qcow2_image *img, u64 cluster,
+				 u32 *depth)
 {
-	int ret;
+	int ret = search_cluster(img, cluster, depth, qcow2_map_cached);
 
-	*depth = known_depth(&img->chain, cluster);
-	if (*depth)
-		return 0;
-	ret = search_cluster(img, cluster, depth, qcow2_map_cached);
 	if (!ret && !store_depth(&img->chain, cluster, *depth))
 		ret = -EAGAIN;
 	return ret;
+}
+
+/* All or nothing: what is not cached may be that of neighbours only. */
+static int search_neighbours(struct qcow2_image *img, u64 cluster, u32 *depth)
+{
+	u32 nr = clamp(NEIGHBOURS_BYTES >> img->geo.cluster_bits, 1,
+		       NEIGHBOURS);
+	struct depth_search s = {
+		.cluster = round_down(cluster, nr),
+		.nr = nr,
+	};
+	int ret = search_layers(img, &s, qcow2_map_cached);
+	u32 i;
+
+	if (ret)
+		return ret;
+	for (i = 0; i < nr; i++)
+		if (!store_depth(&img->chain, s.cluster + i, s.depth[i]))
+			return -EAGAIN;
+	*depth = s.depth[cluster - s.cluster];
+	return 0;
+}
+
+static int find_depth_cached(struct qcow2_image *img, u64 cluster, u32 *depth)
+{
+	*depth = known_depth(&img->chain, cluster);
+	if (*depth || !search_neighbours(img, cluster, depth))
+		return 0;
+	return search_cluster_cached(img, cluster, depth);
 }
 
 /*
