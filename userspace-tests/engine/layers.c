@@ -788,6 +788,18 @@ static void layer_ends_in_a_cluster(const struct shape *shape)
  * What is remembered.
  */
 
+/* Layers lose what they had in memory. */
+static void forget_tables(struct qcow2_image **layers, unsigned int nr)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr; i++)
+		qcow2_cache_set_max(layers[i], 0);
+	shim_shrink(1000);
+	shim_shrink(1000);
+	rcu_barrier();
+}
+
 /* With the place known, layers above it are not looked at again. */
 static void place_is_remembered(const struct shape *shape)
 {
@@ -818,12 +830,7 @@ static void place_is_remembered(const struct shape *shape)
 			       loaded ? "" : "not ");
 		}
 		read_all(&d);
-		/* They have lost what they had in memory. */
-		for (i = 0; i < 8; i++)
-			qcow2_cache_set_max(layers[i], 0);
-		shim_shrink(1000);
-		shim_shrink(1000);
-		rcu_barrier();
+		forget_tables(layers, 8);
 	}
 	close_disk(&d);
 	destroy_stack(&st);
@@ -851,25 +858,35 @@ static void neighbours_are_remembered(const struct shape *shape)
 	/* A worker reads all tables, and then there is no need for one. */
 	read_back(&d, d.cluster, d.cluster);
 	read_back(&d, 4 * d.cluster, d.cluster);
-	for (i = 0; i < 8; i++) {
-		qcow2_cache_set_max(layers[i], 0);
+	forget_tables(layers, 8);
+	for (i = 0; i < 8; i++)
 		loads[i] = layers[i]->cache.loads;
-	}
-	shim_shrink(1000);
-	shim_shrink(1000);
-	rcu_barrier();
 	read_back(&d, 6 * d.cluster, d.cluster);
 	for (i = 0; i < 8; i++) {
 		bool loaded = layers[i]->cache.loads != loads[i];
 		/* So large ones are looked for alone. */
 		bool alone = d.cluster > SZ_1M;
 
-		expect(loaded == (alone ? i <= 5 : i == 5), "layer %u was %slooked at", i,
-		       loaded ? "" : "not ");
+		expect(loaded == (alone ? i <= 5 : i == 5),
+		       "layer %u was %slooked at", i, loaded ? "" : "not ");
 	}
 	read_all(&d);
 	close_disk(&d);
 	destroy_stack(&st);
+}
+
+/* A cluster is read without a worker. */
+static void read_at_once(struct disk *d, u32 nr)
+{
+	struct op op = { .buf = get_buffer(d->cluster) };
+
+	memset(op.buf, 1, d->cluster);
+	start(d, &op, QCOW2_OP_READ, nr * d->cluster, d->cluster);
+	expect(is_done(&op), "the read went elsewhere");
+	expect(!finish(&op), "the read failed");
+	expect(!memcmp(op.buf, d->content + nr * d->cluster, d->cluster),
+	       "other data");
+	free(op.buf);
 }
 
 /* With all in memory, a search in an area where one was before needs no worker. */
@@ -877,7 +894,6 @@ static void search_needs_no_worker(const struct shape *shape)
 {
 	struct stack st = { .nr = 5 };
 	struct disk d = {};
-	struct op op = {};
 	unsigned int i;
 
 	for (i = 0; i < st.nr; i++)
@@ -889,14 +905,30 @@ static void search_needs_no_worker(const struct shape *shape)
 	make_stack(&st);
 	open_disk(&d, &st, 0, false);
 	read_back(&d, 2 * d.cluster, d.cluster);
-	op.buf = get_buffer(d.cluster);
-	memset(op.buf, 1, d.cluster);
-	start(&d, &op, QCOW2_OP_READ, 4 * d.cluster, d.cluster);
-	expect(is_done(&op), "the read went elsewhere");
-	expect(!finish(&op), "the read failed");
-	expect(!memcmp(op.buf, d.content + 4 * d.cluster, d.cluster),
-	       "no zeroes");
-	free(op.buf);
+	read_at_once(&d, 4);
+	read_all(&d);
+	close_disk(&d);
+	destroy_stack(&st);
+}
+
+/* Nor when neighbours have theirs in layers whose tables nobody has read yet. */
+static void neighbours_are_not_in_memory(const struct shape *shape)
+{
+	struct stack st = { .nr = 5 };
+	struct disk d = {};
+	unsigned int i;
+
+	for (i = 0; i < st.nr; i++)
+		st.sketches[i] = (struct sketch) {
+			.base = shape->base,
+			.map = !i ? "........" : i < 4 ? "....d.d." :
+			       "dddddddd",
+			.bottom = i == 4,
+		};
+	make_stack(&st);
+	open_disk(&d, &st, 0, false);
+	read_back(&d, 6 * d.cluster, d.cluster);
+	read_at_once(&d, 4);
 	read_all(&d);
 	close_disk(&d);
 	destroy_stack(&st);
@@ -1085,6 +1117,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(layer_ends_in_a_cluster, shapes),
 	TEST_CASE(neighbours_are_remembered, shapes),
 	TEST_CASE(search_needs_no_worker, shapes),
+	TEST_CASE(neighbours_are_not_in_memory, shapes),
 	TEST_CASE(place_is_remembered, shapes),
 	TEST_CASE(memory_is_bounded, once),
 	TEST_CASE(discard_shows_nothing, shapes),

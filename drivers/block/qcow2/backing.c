@@ -382,6 +382,14 @@ int qcow2_chain_init(struct qcow2_image *img,
 	return check_chain(img, why);
 }
 
+/*
+ * Clusters that are searched for at the same time, if all tables are cached: a
+ * layer's slice is found once for them.  No more than so many bytes of them, as
+ * a layer may have far smaller clusters.
+ */
+#define NEIGHBOURS		16
+#define NEIGHBOURS_BYTES	SZ_1M
+
 /**
  * struct depths_page - where the search begins, for some clusters of an image
  * @rcu: readers are done when this has passed
@@ -390,7 +398,7 @@ int qcow2_chain_init(struct qcow2_image *img,
  */
 struct depths_page {
 	struct rcu_head rcu;
-	u16 depth[1008];		/* whole groups of neighbours */
+	u16 depth[63 * NEIGHBOURS];
 };
 
 /* Pages of an image: 8 MiB, for 256 GiB with clusters of 64 KiB. */
@@ -490,17 +498,18 @@ static u32 known_depth(struct qcow2_chain *chain, u64 cluster)
 	return depth;
 }
 
-/* False if there is no page for it. */
-static bool store_depth(struct qcow2_chain *chain, u64 cluster, u32 depth)
+/* Of clusters that share a page.  False if there is none for them. */
+static bool store_depths(struct qcow2_chain *chain, u64 cluster, u32 nr,
+			 const u16 *depths)
 {
 	struct depths_page *page;
-	u32 index;
-	u64 nr = div_u64_rem(cluster, ARRAY_SIZE(page->depth), &index);
+	u32 index, i;
+	u64 page_nr = div_u64_rem(cluster, ARRAY_SIZE(page->depth), &index);
 
 	rcu_read_lock();
-	page = xa_load(&chain->depths, nr);
-	if (page)
-		WRITE_ONCE(page->depth[index], depth);
+	page = xa_load(&chain->depths, page_nr);
+	for (i = 0; page && i < nr; i++)
+		WRITE_ONCE(page->depth[index + i], depths[i]);
 	rcu_read_unlock();
 	return page;
 }
@@ -547,21 +556,13 @@ static void add_page(struct qcow2_chain *chain, u64 cluster)
 	mutex_unlock(&chain->lock);
 }
 
-static void remember_depth(struct qcow2_chain *chain, u64 cluster, u32 depth)
+static void remember_depth(struct qcow2_chain *chain, u64 cluster, u16 depth)
 {
-	if (store_depth(chain, cluster, depth))
+	if (store_depths(chain, cluster, 1, &depth))
 		return;
 	add_page(chain, cluster);
-	store_depth(chain, cluster, depth);
+	store_depths(chain, cluster, 1, &depth);
 }
-
-/*
- * Clusters that are searched for at the same time, if all tables are cached: a
- * layer's slice is found once for them.  No more than so many bytes of them, as
- * a layer may have far smaller clusters.
- */
-#define NEIGHBOURS		16
-#define NEIGHBOURS_BYTES	SZ_1M
 
 /**
  * struct depth_search - clusters next to each other, looked for in all layers
@@ -633,67 +634,57 @@ static int search_layers(struct qcow2_image *img, struct depth_search *s,
 	return 0;
 }
 
-static int search_cluster(struct qcow2_image *img, u64 cluster, u32 *depth,
-			  map_fn *map)
-{
-	struct depth_search s = { .cluster = cluster, .nr = 1 };
-	int ret = search_layers(img, &s, map);
-
-	*depth = s.depth[0];
-	return ret;
-}
-
 static int find_depth(struct qcow2_image *img, u64 cluster, u32 *depth)
 {
+	struct depth_search s = { .cluster = cluster, .nr = 1 };
 	int ret;
 
 	*depth = known_depth(&img->chain, cluster);
 	if (*depth)
 		return 0;
-	ret = search_cluster(img, cluster, depth, qcow2_map);
-	if (!ret)
-		remember_depth(&img->chain, cluster, *depth);
-	return ret;
+	ret = search_layers(img, &s, qcow2_map);
+	if (ret)
+		return ret;
+	*depth = s.depth[0];
+	remember_depth(&img->chain, cluster, *depth);
+	return 0;
 }
 
-/* The first one to look in an area needs a worker, which has memory for the page. */
-static int search_cluster_cached(struct qcow2_image *img, u64 cluster,
-				 u32 *depth)
+/*
+ * For the group of @nr clusters that one is in.  The first one to look in an area
+ * needs a worker, which has memory for the page.
+ */
+static int search_cached(struct qcow2_image *img, u64 cluster, u32 nr,
+			 u32 *depth)
 {
-	int ret = search_cluster(img, cluster, depth, qcow2_map_cached);
-
-	if (!ret && !store_depth(&img->chain, cluster, *depth))
-		ret = -EAGAIN;
-	return ret;
-}
-
-/* All or nothing: what is not cached may be that of neighbours only. */
-static int search_neighbours(struct qcow2_image *img, u64 cluster, u32 *depth)
-{
-	u32 nr = clamp(NEIGHBOURS_BYTES >> img->geo.cluster_bits, 1,
-		       NEIGHBOURS);
 	struct depth_search s = {
 		.cluster = round_down(cluster, nr),
 		.nr = nr,
 	};
 	int ret = search_layers(img, &s, qcow2_map_cached);
-	u32 i;
 
 	if (ret)
 		return ret;
-	for (i = 0; i < nr; i++)
-		if (!store_depth(&img->chain, s.cluster + i, s.depth[i]))
-			return -EAGAIN;
+	if (!store_depths(&img->chain, s.cluster, nr, s.depth))
+		return -EAGAIN;
 	*depth = s.depth[cluster - s.cluster];
 	return 0;
 }
 
 static int find_depth_cached(struct qcow2_image *img, u64 cluster, u32 *depth)
 {
+	u32 nr = clamp(NEIGHBOURS_BYTES >> img->geo.cluster_bits, 1,
+		       NEIGHBOURS);
+	int ret;
+
 	*depth = known_depth(&img->chain, cluster);
-	if (*depth || !search_neighbours(img, cluster, depth))
+	if (*depth)
 		return 0;
-	return search_cluster_cached(img, cluster, depth);
+	ret = search_cached(img, cluster, nr, depth);
+	/* What is not cached may be that of neighbours only. */
+	if (ret && nr > 1)
+		ret = search_cached(img, cluster, 1, depth);
+	return ret;
 }
 
 /*
