@@ -17,6 +17,7 @@
 #include <linux/err.h>
 #include <linux/errno.h>
 #include <linux/limits.h>
+#include <linux/list.h>
 #include <linux/module.h>
 #include <linux/preempt.h>
 #include <linux/printk.h>
@@ -88,6 +89,62 @@ static void init_no_space(struct qcow2_disk *disk)
 }
 
 /*
+ * Batches.
+ */
+
+/**
+ * struct batch - a list of requests that is being started
+ * @plug: for what the image's file system submits meanwhile
+ * @cb: has @done ended when the list is at its end, or when the task sleeps before
+ * @done: requests that were done in the context of the list's submitter
+ *
+ * To end them together takes statistics, tags and the queue's reference once.  Who
+ * is slept for may need what they hold, so they do not wait for the list then.
+ */
+struct batch {
+	struct blk_plug plug;
+	struct blk_plug_cb cb;
+	struct io_comp_batch done;
+};
+
+static void end_batch(struct blk_plug_cb *cb, bool from_schedule)
+{
+	struct batch *batch = container_of(cb, struct batch, cb);
+
+	INIT_LIST_HEAD(&cb->list);
+	if (batch->done.complete)
+		batch->done.complete(&batch->done);
+	batch->done = (struct io_comp_batch) {};
+}
+
+/* The plug lets go of it when the task sleeps. */
+static void open_batch(struct batch *batch)
+{
+	if (list_empty(&batch->cb.list))
+		list_add(&batch->cb.list, &batch->plug.cb_list);
+}
+
+static void init_batch(struct batch *batch)
+{
+	INIT_LIST_HEAD(&batch->cb.list);
+	batch->cb.callback = end_batch;
+	batch->done = (struct io_comp_batch) {};
+}
+
+/* Nobody but the task itself, outside of interrupts, looks at its plug. */
+static struct io_comp_batch *open_batch_of_task(void)
+{
+	struct blk_plug_cb *cb;
+
+	if (!in_task() || !current->plug)
+		return NULL;
+	list_for_each_entry(cb, &current->plug->cb_list, list)
+		if (cb->callback == end_batch)
+			return &container_of(cb, struct batch, cb)->done;
+	return NULL;
+}
+
+/*
  * Requests.
  */
 
@@ -98,6 +155,9 @@ static void request_done(struct qcow2_io *io)
 
 	look_at_error(rq->q->queuedata, io);
 	kfree(req->bvecs);
+	if (blk_mq_add_to_batch(rq, open_batch_of_task(), io->error,
+				blk_mq_end_request_batch))
+		return;
 	blk_mq_end_request(rq, errno_to_blk_status(io->error));
 }
 
@@ -266,18 +326,26 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx,
 	return status;
 }
 
-/* What cannot be started is left on the list, and given to queue_rq(). */
+/*
+ * What cannot be started is left on the list, and given to queue_rq().  The end of
+ * the plug is that of the batch.
+ */
 static void queue_rqs(struct rq_list *rqlist)
 {
 	bool by_worker = has_others(current->plug);
-	struct blk_plug plug, *submitters = change_plug(&plug);
 	struct rq_list later = {};
+	struct blk_plug *submitters;
+	struct batch batch;
 	struct request *rq;
 
-	while ((rq = rq_list_pop(rqlist)))
+	init_batch(&batch);
+	submitters = change_plug(&batch.plug);
+	while ((rq = rq_list_pop(rqlist))) {
+		open_batch(&batch);
 		if (start(rq, by_worker) != BLK_STS_OK)
 			rq_list_add_tail(&later, rq);
-	change_plug_back(&plug, submitters);
+	}
+	change_plug_back(&batch.plug, submitters);
 	*rqlist = later;
 }
 
