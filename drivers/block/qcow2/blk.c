@@ -117,6 +117,18 @@ static void end_batch(struct blk_plug_cb *cb, bool from_schedule)
 	batch->done = (struct io_comp_batch) {};
 }
 
+/*
+ * Not left to the end of the plug: that would call it behind what others have hung on
+ * the plug since, who may sleep.
+ */
+static void close_batch(struct batch *batch)
+{
+	if (list_empty(&batch->cb.list))
+		return;
+	list_del(&batch->cb.list);
+	end_batch(&batch->cb, false);
+}
+
 /* The plug lets go of it when the task sleeps. */
 static void open_batch(struct batch *batch)
 {
@@ -173,14 +185,14 @@ static unsigned int count_bvecs(struct request *rq)
 }
 
 /* Several bios: their bvecs in one array. */
-static int gather_bvecs(struct qcow2_request *req, unsigned int nr)
+static int gather_bvecs(struct qcow2_request *req, unsigned int nr, gfp_t gfp)
 {
 	struct request *rq = blk_mq_rq_from_pdu(req);
 	struct req_iterator iter;
 	struct bio_vec bv, *bvecs;
 	unsigned int i = 0;
 
-	bvecs = kmalloc_array(nr, sizeof(*bvecs), GFP_NOIO | __GFP_NOWARN);
+	bvecs = kmalloc_array(nr, sizeof(*bvecs), gfp | __GFP_NOWARN);
 	if (!bvecs)
 		return -ENOMEM;
 	rq_for_each_bvec(bv, rq, iter) {
@@ -191,14 +203,15 @@ static int gather_bvecs(struct qcow2_request *req, unsigned int nr)
 	return 0;
 }
 
-static int set_iter(struct qcow2_request *req, unsigned int direction)
+static int set_iter(struct qcow2_request *req, unsigned int direction,
+		    gfp_t gfp)
 {
 	struct request *rq = blk_mq_rq_from_pdu(req);
 	unsigned int nr = count_bvecs(rq);
 	struct bio *bio = rq->bio;
 
 	if (bio != rq->biotail) {
-		int ret = gather_bvecs(req, nr);
+		int ret = gather_bvecs(req, nr, gfp);
 
 		if (ret)
 			return ret;
@@ -213,7 +226,7 @@ static int set_iter(struct qcow2_request *req, unsigned int direction)
 	return 0;
 }
 
-static blk_status_t set_io(struct qcow2_request *req)
+static blk_status_t set_io(struct qcow2_request *req, gfp_t gfp)
 {
 	struct request *rq = blk_mq_rq_from_pdu(req);
 	int ret = 0;
@@ -223,11 +236,11 @@ static blk_status_t set_io(struct qcow2_request *req)
 	switch (req_op(rq)) {
 	case REQ_OP_READ:
 		req->io.op = QCOW2_OP_READ;
-		ret = set_iter(req, ITER_DEST);
+		ret = set_iter(req, ITER_DEST, gfp);
 		break;
 	case REQ_OP_WRITE:
 		req->io.op = QCOW2_OP_WRITE;
-		ret = set_iter(req, ITER_SOURCE);
+		ret = set_iter(req, ITER_SOURCE, gfp);
 		break;
 	case REQ_OP_DISCARD:
 		req->io.op = QCOW2_OP_DISCARD;
@@ -247,7 +260,7 @@ static blk_status_t set_io(struct qcow2_request *req)
 	return ret ? BLK_STS_RESOURCE : BLK_STS_OK;
 }
 
-static blk_status_t start(struct request *rq, bool by_worker)
+static blk_status_t start(struct request *rq, bool by_worker, gfp_t gfp)
 {
 	struct qcow2_disk *disk = rq->q->queuedata;
 	struct qcow2_request *req = blk_mq_rq_to_pdu(rq);
@@ -257,7 +270,7 @@ static blk_status_t start(struct request *rq, bool by_worker)
 	req->io.img = disk->img;
 	req->io.done = request_done;
 	req->io.by_worker = by_worker;
-	status = set_io(req);
+	status = set_io(req, gfp);
 	if (status != BLK_STS_OK)
 		return status;
 	blk_mq_start_request(rq);
@@ -273,7 +286,9 @@ static bool list_is_worked_off(const struct blk_plug *plug)
 
 /*
  * While a list is worked off, nobody issues what it has for other disks when the task
- * sleeps. Those requests have tags, which whoever is slept for may need.
+ * sleeps. Those requests have tags, which whoever is slept for may need.  A plug that
+ * was changed hides the batches of disks above, too; so there is no waiting for memory
+ * of ours then: the block layer tries again without a plug.
  */
 static bool has_others(const struct blk_plug *plug)
 {
@@ -318,18 +333,15 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx,
 	bool by_worker;
 
 	if (!list_is_worked_off(current->plug))
-		return start(bd->rq, false);
+		return start(bd->rq, false, GFP_NOIO);
 	by_worker = has_others(current->plug);
 	submitters = change_plug(&plug);
-	status = start(bd->rq, by_worker);
+	status = start(bd->rq, by_worker, GFP_NOWAIT);
 	change_plug_back(&plug, submitters);
 	return status;
 }
 
-/*
- * What cannot be started is left on the list, and given to queue_rq().  The end of
- * the plug is that of the batch.
- */
+/* What cannot be started is left on the list, and given to queue_rq(). */
 static void queue_rqs(struct rq_list *rqlist)
 {
 	bool by_worker = has_others(current->plug);
@@ -342,9 +354,10 @@ static void queue_rqs(struct rq_list *rqlist)
 	submitters = change_plug(&batch.plug);
 	while ((rq = rq_list_pop(rqlist))) {
 		open_batch(&batch);
-		if (start(rq, by_worker) != BLK_STS_OK)
+		if (start(rq, by_worker, GFP_NOWAIT) != BLK_STS_OK)
 			rq_list_add_tail(&later, rq);
 	}
+	close_batch(&batch);
 	change_plug_back(&batch.plug, submitters);
 	*rqlist = later;
 }
@@ -553,6 +566,8 @@ void qcow2_disk_del(struct qcow2_disk *disk)
 {
 	qcow2_image_watch(disk->img, NULL, NULL);
 	del_gendisk(disk->gendisk);
+	/* Who submitted requests that are done may still be in here. */
+	blk_mq_quiesce_queue(disk->gendisk->queue);
 	flush_work(&disk->no_space_work);
 	put_disk(disk->gendisk);
 	blk_mq_free_tag_set(&disk->tags);

@@ -217,7 +217,7 @@ static struct qcow2_slice *slice_alloc(struct qcow2_image *img,
 	init_completion(&slice->loaded);
 	INIT_LIST_HEAD(&slice->lru);
 	INIT_LIST_HEAD(&slice->dirty);
-	seqcount_mutex_init(&slice->seq, &img->meta_lock);
+	seqcount_init(&slice->seq);
 	return slice;
 }
 

@@ -203,7 +203,8 @@ enum qcow2_slice_flags {
  * @lru: under the cache's lock
  * @dirty: under meta_lock, in the list of its kind
  * @seq: written under meta_lock; lets readers see both words of an extended L2
- *	entry at one moment
+ *	entry at one moment.  Not tied to that lock, which a reader under RCU would
+ *	take on a real-time kernel when it finds a writer
  * @vetted: of an L2 slice: the image's metadata generation when none of its
  *	COPIED clusters was metadata; 0 if nobody has looked.  READ_ONCE, changed
  *	under meta_lock
@@ -221,7 +222,7 @@ struct qcow2_slice {
 	struct completion loaded;
 	struct list_head lru;
 	struct list_head dirty;
-	seqcount_mutex_t seq;
+	seqcount_t seq;
 	u64 vetted;
 	__be64 *data;
 };

@@ -28,6 +28,7 @@
 #include <linux/errno.h>
 #include <linux/limits.h>
 #include <linux/minmax.h>
+#include <linux/preempt.h>
 #include <linux/rcupdate.h>
 #include <asm/byteorder.h>
 
@@ -166,10 +167,12 @@ void qcow2_set_l2_entry(const struct qcow2_geometry *geo,
 		WRITE_ONCE(words[0], cpu_to_be64(entry.word));
 		return;
 	}
+	preempt_disable();
 	write_seqcount_begin(&slice->seq);
 	WRITE_ONCE(words[0], cpu_to_be64(entry.word));
 	WRITE_ONCE(words[1], cpu_to_be64(entry.bitmap));
 	write_seqcount_end(&slice->seq);
+	preempt_enable();
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_set_l2_entry);
 

@@ -7,21 +7,19 @@
 #ifndef _SHIM_SEQLOCK_H
 #define _SHIM_SEQLOCK_H
 
-#include <linux/mutex.h>
-#include <linux/spinlock.h>
+#include <linux/compiler.h>
+#include <linux/preempt.h>
 
 typedef struct {
 	unsigned int sequence;
-	struct shim_lock *lock;
-} seqcount_mutex_t;
+} seqcount_t;
 
-typedef seqcount_mutex_t seqcount_spinlock_t;
+static inline void seqcount_init(seqcount_t *s)
+{
+	s->sequence = 0;
+}
 
-#define seqcount_mutex_init(s, m) \
-	do { (s)->sequence = 0; (s)->lock = &(m)->base; } while (0)
-#define seqcount_spinlock_init(s, l)	seqcount_mutex_init(s, l)
-
-static inline unsigned int read_seqcount_begin(const seqcount_mutex_t *s)
+static inline unsigned int read_seqcount_begin(const seqcount_t *s)
 {
 	unsigned int seq;
 
@@ -30,20 +28,19 @@ static inline unsigned int read_seqcount_begin(const seqcount_mutex_t *s)
 	return seq;
 }
 
-static inline bool read_seqcount_retry(const seqcount_mutex_t *s,
+static inline bool read_seqcount_retry(const seqcount_t *s,
 				       unsigned int seq)
 {
 	return __atomic_fetch_add((unsigned int *)&s->sequence, 0,
 				  __ATOMIC_ACQ_REL) != seq;
 }
 
-static inline void write_seqcount_begin(seqcount_mutex_t *s)
+static inline void write_seqcount_begin(seqcount_t *s)
 {
-	shim_assert_held(s->lock, "seqcount's lock", __FILE__, __LINE__);
 	__atomic_fetch_add(&s->sequence, 1, __ATOMIC_ACQ_REL);
 }
 
-static inline void write_seqcount_end(seqcount_mutex_t *s)
+static inline void write_seqcount_end(seqcount_t *s)
 {
 	__atomic_fetch_add(&s->sequence, 1, __ATOMIC_ACQ_REL);
 }
