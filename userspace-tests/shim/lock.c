@@ -74,6 +74,21 @@ void shim_point(void)
 		now();
 }
 
+static void (*stall)(void);
+
+void shim_set_stall(void (*new)(void))
+{
+	__atomic_store_n(&stall, new, __ATOMIC_SEQ_CST);
+}
+
+void shim_stall(void)
+{
+	void (*now)(void) = __atomic_load_n(&stall, __ATOMIC_RELAXED);
+
+	if (now)
+		now();
+}
+
 void cpu_relax(void)
 {
 	sched_yield();

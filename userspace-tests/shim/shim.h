@@ -79,6 +79,12 @@ u64 shim_works_begun(void);
 void shim_point(void);
 
 /*
+ * Calls @stall where a thread is about to exchange an atomic variable, or to look at
+ * another CPU's: also in atomic context, so all that it may do is take its time.
+ */
+void shim_set_stall(void (*stall)(void));
+
+/*
  * From the call behind @calls more on fatal_signal_pending() is true; U64_MAX:
  * never, as at the start.
  */

@@ -1033,12 +1033,8 @@ test_completion()
 
 test_manual()
 {
-	if command -v mandoc >/dev/null; then
-		succeeds "the manual has no errors" "" \
-			mandoc -T lint -W warning "$tool_dir/qcowctl.8"
-	else
-		skip "the manual has no errors" "no mandoc"
-	fi
+	succeeds "the manual has no errors" "" \
+		mandoc -T lint -W warning "$tool_dir/qcowctl.8"
 	is "the manual has all exit codes" \
 		[ "$(grep -c '^\.It [0-8]$' "$tool_dir/qcowctl.8")" = 9 ]
 }

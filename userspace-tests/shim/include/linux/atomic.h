@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Counters. What returns a value is fully ordered, the rest is not.
+ * Counters. What returns a value is fully ordered, the rest is not. Whoever is about
+ * to exchange one may be held up there (shim_stall()).
  */
 #ifndef _SHIM_ATOMIC_H
 #define _SHIM_ATOMIC_H
 
 #include <linux/compiler.h>
 #include <linux/types.h>
+
+/* In atomic context too, unlike shim_point(). */
+void shim_stall(void);
 
 typedef struct {
 	int counter;
@@ -78,6 +82,7 @@ static inline value name##_xchg(type *v, value new) \
 } \
 static inline value name##_cmpxchg(type *v, value old, value new) \
 { \
+	shim_stall(); \
 	__atomic_compare_exchange_n(&v->counter, &old, new, false, \
 				    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
 	return old; \

@@ -6,6 +6,7 @@
 #ifndef _SHIM_PERCPU_H
 #define _SHIM_PERCPU_H
 
+#include <linux/atomic.h>
 #include <linux/cpumask.h>
 #include <linux/slab.h>
 #include <linux/types.h>
@@ -22,8 +23,10 @@ static inline unsigned int shim_any_cpu(void)
 #define alloc_percpu(type) \
 	((type *)kzalloc(SHIM_CPU_BYTES * nr_cpu_ids, GFP_KERNEL))
 #define free_percpu(ptr)	kfree(ptr)
-#define per_cpu_ptr(ptr, cpu) \
+#define shim_cpu_ptr(ptr, cpu) \
 	((typeof(ptr))((char *)(ptr) + SHIM_CPU_BYTES * (cpu)))
-#define raw_cpu_ptr(ptr)	per_cpu_ptr(ptr, shim_any_cpu())
+/* Whoever looks at one after the other may be held up in between. */
+#define per_cpu_ptr(ptr, cpu)	(shim_stall(), shim_cpu_ptr(ptr, cpu))
+#define raw_cpu_ptr(ptr)	shim_cpu_ptr(ptr, shim_any_cpu())
 
 #endif

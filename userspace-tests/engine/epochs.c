@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Epochs by themselves: some threads use what they find, another one takes it away
+ * again and again, begins the next epoch, and destroys it when it is told that the
+ * old one is empty. Threads are held up where an interrupt or a slow CPU may hold
+ * them up, in the middle of adding up the counts, and between that and saying so.
+ */
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <unistd.h>
+
+#include <linux/kernel.h>
+#include <linux/workqueue.h>
+
+#include "cases.h"
+#include "image.h"
+
+enum { USERS = 4, ROUNDS = 1500, SHORT_US = 200, LONG_US = 10000 };
+
+/* What the users find: the number of the round. That of the one before is destroyed. */
+static struct {
+	struct qcow2_image img;
+	unsigned int current;
+	unsigned int draining;
+	bool destroyed[ROUNDS + 2];
+	bool ended;
+	sem_t released;
+} play;
+
+static u64 random_of_thread(u64 n)
+{
+	static u64 threads;
+	static __thread struct shim_random random;
+
+	if (!random.state)
+		random.state = __atomic_add_fetch(&threads, 1, __ATOMIC_RELAXED) << 32;
+	return shim_random(&random) % n;
+}
+
+/* Often for a moment, so that some look at once, and now and then for some rounds. */
+static void be_held_up(void)
+{
+	u64 dice = random_of_thread(32);
+
+	if (!dice)
+		usleep(random_of_thread(LONG_US));
+	else if (dice < 8)
+		usleep(random_of_thread(SHORT_US));
+}
+
+static void release(struct work_struct *work)
+{
+	unsigned int old = __atomic_exchange_n(&play.draining, 0, __ATOMIC_SEQ_CST);
+
+	expect(old, "an epoch is told to be empty that does not drain");
+	__atomic_store_n(&play.destroyed[old], true, __ATOMIC_SEQ_CST);
+	sem_post(&play.released);
+}
+
+static void look_at(unsigned int found)
+{
+	expect(!__atomic_load_n(&play.destroyed[found], __ATOMIC_SEQ_CST),
+	       "round %u is over, but not for all who use it", found);
+}
+
+static void use_once(void)
+{
+	struct qcow2_epoch *epoch = qcow2_epoch_enter(&play.img);
+	unsigned int found = __atomic_load_n(&play.current, __ATOMIC_ACQUIRE);
+
+	look_at(found);
+	if (!random_of_thread(16))
+		usleep(random_of_thread(300));
+	look_at(found);
+	qcow2_epoch_exit(epoch);
+}
+
+static void *use(void *unused)
+{
+	while (!__atomic_load_n(&play.ended, __ATOMIC_RELAXED))
+		use_once();
+	return unused;
+}
+
+static void next_round(unsigned int round)
+{
+	__atomic_store_n(&play.draining, round, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&play.current, round + 1, __ATOMIC_RELEASE);
+	mutex_lock(&play.img.meta_lock);
+	qcow2_epoch_next(&play.img);
+	mutex_unlock(&play.img.meta_lock);
+	while (sem_wait(&play.released))
+		;
+	flush_workqueue(play.img.wq);
+}
+
+static void nobody_loses_what_is_used(const struct shape *shape)
+{
+	struct qcow2_image *img = &play.img;
+	pthread_t threads[USERS];
+	unsigned int i;
+
+	img->wq = alloc_workqueue("epochs", 0, 1);
+	expect(img->wq && !qcow2_epoch_init(img), "no memory");
+	INIT_WORK(&img->release_work, release);
+	mutex_init(&img->meta_lock);
+	sem_init(&play.released, 0, 0);
+	play.current = 1;
+	shim_set_stall(be_held_up);
+	for (i = 0; i < USERS; i++)
+		expect(!pthread_create(&threads[i], NULL, use, NULL), "no thread");
+	for (i = 1; i <= ROUNDS; i++)
+		next_round(i);
+	__atomic_store_n(&play.ended, true, __ATOMIC_RELAXED);
+	for (i = 0; i < USERS; i++)
+		pthread_join(threads[i], NULL);
+	shim_set_stall(NULL);
+	destroy_workqueue(img->wq);
+	qcow2_epoch_destroy(img);
+}
+
+static const struct shape shapes[] = { { "no image" }, {} };
+
+static const struct test_case cases[] = {
+	TEST_CASE(nobody_loses_what_is_used, shapes),
+};
+
+int main(int argc, char **argv)
+{
+	return run_cases("epochs", cases, ARRAY_SIZE(cases), argc, argv);
+}
