@@ -16,7 +16,7 @@
 #include "cases.h"
 #include "image.h"
 
-enum { USERS = 4, ROUNDS = 1500, SHORT_US = 200, LONG_US = 10000 };
+enum { MANY = 8, FEW = 2, ROUNDS = 1500, SHORT_US = 200, LONG_US = 10000 };
 
 /* What the users find: the number of the round. That of the one before is destroyed. */
 static struct {
@@ -95,10 +95,10 @@ static void next_round(unsigned int round)
 	flush_workqueue(play.img.wq);
 }
 
-static void nobody_loses_what_is_used(const struct shape *shape)
+static void play_with(unsigned int users)
 {
 	struct qcow2_image *img = &play.img;
-	pthread_t threads[USERS];
+	pthread_t threads[MANY];
 	unsigned int i;
 
 	img->wq = alloc_workqueue("epochs", 0, 1);
@@ -108,22 +108,33 @@ static void nobody_loses_what_is_used(const struct shape *shape)
 	sem_init(&play.released, 0, 0);
 	play.current = 1;
 	shim_set_stall(be_held_up);
-	for (i = 0; i < USERS; i++)
+	for (i = 0; i < users; i++)
 		expect(!pthread_create(&threads[i], NULL, use, NULL), "no thread");
 	for (i = 1; i <= ROUNDS; i++)
 		next_round(i);
 	__atomic_store_n(&play.ended, true, __ATOMIC_RELAXED);
-	for (i = 0; i < USERS; i++)
+	for (i = 0; i < users; i++)
 		pthread_join(threads[i], NULL);
 	shim_set_stall(NULL);
 	destroy_workqueue(img->wq);
 	qcow2_epoch_destroy(img);
 }
 
+static void nobody_of_a_few_loses_what_is_used(const struct shape *shape)
+{
+	play_with(FEW);
+}
+
+static void nobody_of_many_loses_what_is_used(const struct shape *shape)
+{
+	play_with(MANY);
+}
+
 static const struct shape shapes[] = { { "no image" }, {} };
 
 static const struct test_case cases[] = {
-	TEST_CASE(nobody_loses_what_is_used, shapes),
+	TEST_CASE(nobody_of_a_few_loses_what_is_used, shapes),
+	TEST_CASE(nobody_of_many_loses_what_is_used, shapes),
 };
 
 int main(int argc, char **argv)
