@@ -3,7 +3,6 @@
  * Runs named test cases.
  */
 
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "args.h"
 #include "cases.h"
 #include "workload.h"
 
@@ -44,17 +44,6 @@ static bool passes(const struct test_case *c, const struct shape *shape)
 	return !status;
 }
 
-static void usage(const char *program)
-{
-	fprintf(stderr,
-		"usage: %s [NAME]...\n"
-		"  --from N     begin with this test (1)\n"
-		"  --step N     every Nth test, to share them among processes (1)\n"
-		"  --images DIR where images to start from are kept\n"
-		"  --work DIR   for files of a moment (/tmp)\n", program);
-	exit(2);
-}
-
 static bool is_wanted(const char *name, char **names)
 {
 	if (!*names)
@@ -65,66 +54,51 @@ static bool is_wanted(const char *name, char **names)
 }
 
 /**
- * struct share - which of the tests are ours, and how they went
+ * struct tally - how the tests went
+ * @number: of the one that was last seen
+ * @done: how many of them were run
+ * @failed: how many of those failed
  */
-struct share {
-	u64 from, step;
+struct tally {
 	u64 number, done, failed;
 };
 
-static void run_case(struct share *s, const struct test_case *c)
+/* With a step: beginning at @args.from, and once around. */
+static bool is_ours(u64 number)
+{
+	if (args.one)
+		return number == args.from;
+	return number % args.step == args.from % args.step;
+}
+
+static void run_case(struct tally *t, const struct test_case *c)
 {
 	const struct shape *shape;
 	bool ok;
 
 	for (shape = c->shapes; shape->text; shape++) {
-		if (++s->number % s->step != s->from % s->step)
+		if (!is_ours(++t->number))
 			continue;
 		ok = passes(c, shape);
-		s->done++;
-		s->failed += !ok;
-		printf("%sok %llu - %s, %s\n", ok ? "" : "not ", s->done,
+		t->done++;
+		t->failed += !ok;
+		printf("%sok %llu - %s, %s\n", ok ? "" : "not ", t->done,
 		       c->name, shape->text);
 	}
 }
 
-int run_cases(const char *program, const struct test_case *cases,
-	      unsigned int nr, int argc, char **argv)
+int run_cases(const char *name, const struct test_case *cases, unsigned int nr,
+	      int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "from", 1, NULL, 'f' }, { "step", 1, NULL, 'n' },
-		{ "images", 1, NULL, 'i' }, { "work", 1, NULL, 'w' },
-		{ NULL, 0, NULL, 0 }
-	};
-	struct share s = { .from = 1, .step = 1 };
+	const struct command command = { name, .names = true };
+	char **names = args_read(&command, argc, argv);
+	struct tally t = {};
 	unsigned int i;
-	int c;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (c) {
-		case 'f':
-			s.from = strtoull(optarg, NULL, 0);
-			break;
-		case 'n':
-			s.step = strtoull(optarg, NULL, 0);
-			break;
-		case 'i':
-			disk_image_dir = optarg;
-			break;
-		case 'w':
-			disk_work_dir = optarg;
-			break;
-		default:
-			usage(program);
-		}
-	}
-	if (!s.step)
-		usage(program);
 	for (i = 0; i < nr; i++)
-		if (is_wanted(cases[i].name, argv + optind))
-			run_case(&s, &cases[i]);
-	printf("1..%llu\n", s.done);
-	printf("%s: %llu passed, %llu failed\n", program, s.done - s.failed,
-	       s.failed);
-	return s.done && !s.failed ? 0 : 1;
+		if (is_wanted(cases[i].name, names))
+			run_case(&t, &cases[i]);
+	printf("1..%llu\n", t.done);
+	printf("%s: %llu passed, %llu failed\n", name, t.done - t.failed, t.failed);
+	return t.done && !t.failed ? 0 : 1;
 }

@@ -22,8 +22,8 @@ struct test_case {
 
 #define TEST_CASE(function, shapes)	{ #function, function, shapes }
 
-/* What main() of @program does; its exit status. */
-int run_cases(const char *program, const struct test_case *cases,
+/* What main() of the program @name does; its exit status. */
+int run_cases(const char *name, const struct test_case *cases,
 	      unsigned int nr, int argc, char **argv);
 
 #endif

@@ -12,7 +12,6 @@
  * reproduces a failure with some luck, not for sure: --repeat helps.
  */
 
-#include <getopt.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +21,7 @@
 
 #include <linux/kernel.h>
 
+#include "args.h"
 #include "chains.h"
 #include "memfile.h"
 #include "qcheck.h"
@@ -29,11 +29,8 @@
 
 #define HANG_SECONDS	60
 
-static const char *image_dir = "build/engine/images";
-static const char *work_dir = "/tmp";
-static unsigned int nr_chains = 60;
-static unsigned int scale = 100;
-static bool verbose;
+static u64 nr_chains = 60;
+static u64 scale = 100;
 
 static struct {
 	u64 seeds, ops, bytes, images, layers, views;
@@ -323,7 +320,7 @@ static void ask_qemu(struct program *p)
 	};
 	int status;
 
-	snprintf(dir, sizeof(dir), "%s/chain-%d", work_dir, getpid());
+	snprintf(dir, sizeof(dir), "%s/chain-%d", args.work, getpid());
 	snprintf(path, sizeof(path), "%s/0.img", dir);
 	if (mkdir(dir, 0777) || chain_link(&p->chain, dir) ||
 	    memfile_dump(p->files[0], path))
@@ -396,7 +393,7 @@ static void make_chain(struct program *p)
 	size_t bytes = 0;
 	unsigned int i;
 
-	if (chain_make(&p->chain, image_dir))
+	if (chain_make(&p->chain, args.images))
 		exit(2);
 	p->w.align = p->chain.aligned && shim_below(&p->r, 2) ? 4096 : 512;
 	for (i = 0; i <= p->chain.nr; i++)
@@ -481,7 +478,7 @@ static void run_seed(u64 seed)
 	p->w.seed = seed;
 	p->r.state = seed;
 	chain_choose(&p->chain, shim_random(&p->r) % nr_chains);
-	if (verbose) {
+	if (args.verbose) {
 		chain_describe(&p->chain, text, sizeof(text));
 		fprintf(stderr, "seed %llu: %s\n", seed, text);
 	}
@@ -504,64 +501,20 @@ static void run_seed(u64 seed)
  * Command line.
  */
 
-static void usage(void)
-{
-	fputs("usage: chain [--seed N [--repeat K]] | [--from N] [--count N] [--seconds T]\n"
-	      "  --seed N     run one program\n"
-	      "  --repeat K   run it K times\n"
-	      "  --from N     run programs from this seed on (1)\n"
-	      "  --count N    so many of them\n"
-	      "  --seconds T  until so much time has passed\n"
-	      "  --step N     every Nth seed, to share seeds among processes\n"
-	      "  --scale P    with P percent of the operations\n"
-	      "  --chains N   number of different chains\n"
-	      "  --images DIR where those are kept (build/engine/images)\n"
-	      "  --work DIR   for files of a moment (/tmp)\n"
-	      "  --verbose\n", stderr);
-	exit(2);
-}
-
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "seed", 1, NULL, 's' }, { "repeat", 1, NULL, 'r' },
-		{ "from", 1, NULL, 'f' }, { "count", 1, NULL, 'c' },
-		{ "seconds", 1, NULL, 't' }, { "step", 1, NULL, 'n' },
-		{ "scale", 1, NULL, 'p' }, { "chains", 1, NULL, 'b' },
-		{ "images", 1, NULL, 'i' }, { "work", 1, NULL, 'w' },
-		{ "verbose", 0, NULL, 'v' }, { NULL, 0, NULL, 0 }
+	const struct own_option own[] = {
+		{ "scale", "with N percent of the operations", &scale },
+		{ "chains", "number of different chains", &nr_chains },
+		{}
 	};
-	u64 seed = 1, step = 1, count = ~0ULL, seconds = ~0ULL, start, repeat = 0;
-	bool bounded = false;
-	int c;
+	const struct command command = { "chain", own, .endless = true };
+	u64 seed;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		u64 n = optarg ? strtoull(optarg, NULL, 0) : 0;
-
-		switch (c) {
-		case 's': seed = n; step = 0; repeat = max(repeat, 1ULL); break;
-		case 'r': repeat = n; break;
-		case 'f': seed = n; break;
-		case 'c': count = n; bounded = true; break;
-		case 't': seconds = n; bounded = true; break;
-		case 'n': step = n; break;
-		case 'p': scale = n; break;
-		case 'b': nr_chains = n; break;
-		case 'i': image_dir = optarg; break;
-		case 'w': work_dir = optarg; break;
-		case 'v': verbose = true; shim_log_to_stderr(true); break;
-		default: usage();
-		}
-	}
-	if (repeat)
-		count = repeat;
-	if (optind < argc || (!bounded && !repeat) || !nr_chains)
-		usage();
+	args_read(&command, argc, argv);
 	if (wl_init_pools())
-		wl_fail(seed, "cannot make the pools");
-	start = shim_now_ns();
-	for (; count && (shim_now_ns() - start) / 1000000000 < seconds;
-	     count--, seed += step)
+		wl_fail(args.from, "cannot make the pools");
+	while (args_next(&seed))
 		run_seed(seed);
 	alarm(0);
 	wl_exit_pools();

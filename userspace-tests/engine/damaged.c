@@ -10,7 +10,6 @@
  */
 
 #include <errno.h>
-#include <getopt.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +19,7 @@
 #include <linux/kernel.h>
 #include <linux/rcupdate.h>
 
+#include "args.h"
 #include "base.h"
 #include "memfile.h"
 #include "qcheck.h"
@@ -37,8 +37,6 @@
 #define HEADER_INCOMPATIBLE	72
 #define HEADER_AUTOCLEAR	88
 #define INCOMPATIBLE_CORRUPT	2
-
-static const char *image_dir = "build/engine/images";
 
 /*
  * Images, and ways to damage them.
@@ -548,7 +546,7 @@ static void load(struct victim *v, enum image image)
 	base.version = 3;
 	base.virtual_bytes = 1024 * K;
 	base.seed = 2000;
-	if (base_make(&base, image_dir, path, sizeof(path)))
+	if (base_make(&base, args.images, path, sizeof(path)))
 		exit(2);
 	file = must(read_file(path, &v->bytes));
 	v->file = must(calloc(1, v->bytes + 1024 * K));
@@ -767,65 +765,40 @@ static void try_read_only(const char *name, void (*damage)(struct victim *v),
 	wl_say("");
 }
 
-static void usage(void)
+static void try_those_of_their_own(void)
 {
-	fputs("usage: damaged [--from N] [--step N]\n"
-	      "  --from N     cases from this one on (1)\n"
-	      "  --step N     every Nth case, to share them among processes\n"
-	      "  --images DIR where the images to start from are kept (build/engine/images)\n"
-	      "  --work DIR   not used\n"
-	      "  --verbose\n", stderr);
-	exit(2);
+	try_autoclear();
+	try_read_only("a snapshot's L1 table is not aligned: ",
+		      snapshot_l1_not_aligned, "snapshot");
+	try_read_only("a snapshot's L1 table is too long: ",
+		      snapshot_l1_too_long, "snapshot");
+	try_read_only("the snapshot table is behind the file: ",
+		      snapshots_behind_file, "snapshot");
+	try_read_only("a refcount block is in the table twice: ",
+		      refblock_twice, "twice");
 }
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "from", 1, NULL, 'f' }, { "step", 1, NULL, 'n' },
-		{ "images", 1, NULL, 'i' }, { "work", 1, NULL, 'w' },
-		{ "verbose", 0, NULL, 'v' }, { NULL, 0, NULL, 0 }
-	};
-	u64 from = 1, step = 1, nr = 0;
+	const struct command command = { "damaged" };
 	long long live;
-	int c;
+	u64 done = 0, nr;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		u64 n = optarg ? strtoull(optarg, NULL, 0) : 0;
-
-		switch (c) {
-		case 'f': from = n; break;
-		case 'n': step = n; break;
-		case 'i': image_dir = optarg; break;
-		case 'w': break;
-		case 'v': shim_log_to_stderr(true); break;
-		default: usage();
-		}
-	}
-	if (optind < argc || !from || !step)
-		usage();
+	args_read(&command, argc, argv);
 	shim_set_delay(SHIM_DELAY_NEVER);
 	if (wl_init_pools())
 		wl_fail(SEED, "cannot make the pools");
 	live = shim_live_allocations();
-	if (from == 1) {
-		try_autoclear();
-		try_read_only("a snapshot's L1 table is not aligned: ",
-			      snapshot_l1_not_aligned, "snapshot");
-		try_read_only("a snapshot's L1 table is too long: ",
-			      snapshot_l1_too_long, "snapshot");
-		try_read_only("the snapshot table is behind the file: ",
-			      snapshots_behind_file, "snapshot");
-		try_read_only("a refcount block is in the table twice: ",
-			      refblock_twice, "twice");
-	}
-	for (; from <= ARRAY_SIZE(damages); from += step, nr++)
-		try(&damages[from - 1]);
+	if (args.from == 1)
+		try_those_of_their_own();
+	for (; args_next(&nr) && nr - 1 < ARRAY_SIZE(damages); done++)
+		try(&damages[nr - 1]);
 	rcu_barrier();
 	if (shim_live_allocations() != live)
 		wl_fail(SEED, "%lld pieces of memory were not freed",
 			shim_live_allocations() - live);
 	alarm(0);
 	wl_exit_pools();
-	printf("damaged: %llu kinds of damage\n", nr);
-	return nr ? 0 : 1;
+	printf("damaged: %llu kinds of damage\n", done);
+	return done ? 0 : 1;
 }

@@ -12,22 +12,20 @@
 #include <linux/kernel.h>
 #include <linux/unaligned.h>
 
+#include "args.h"
 #include "disk.h"
 #include "memfile.h"
 #include "workload.h"
 
-const char *disk_image_dir = "build/engine/images";
-const char *disk_work_dir = "/tmp";
-
 void fail(const char *fmt, ...)
 {
 	const char *log = shim_log();
-	va_list args;
+	va_list ap;
 
 	printf("# ");
-	va_start(args, fmt);
-	vprintf(fmt, args);
-	va_end(args);
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
 	for (printf("\n"); *log; log += strcspn(log, "\n"), log += !!*log)
 		printf("# log: %.*s\n", (int)strcspn(log, "\n"), log);
 	fflush(stdout);
@@ -294,7 +292,7 @@ unsigned char *disk_of_file(struct disk *d, bool snapshot)
 
 static void write_to_path(struct disk *d, char *path, size_t room)
 {
-	snprintf(path, room, "%s/bugs-%d.qcow2", disk_work_dir, getpid());
+	snprintf(path, room, "%s/bugs-%d.qcow2", args.work, getpid());
 	expect(!memfile_dump(d->filp, path), "cannot write %s", path);
 }
 
@@ -344,7 +342,7 @@ void make_disk(struct disk *d, const struct shape *shape)
 	char path[600];
 
 	shim_set_delay(SHIM_DELAY_NEVER);
-	expect(!base_make(&shape->base, disk_image_dir, path, sizeof(path)),
+	expect(!base_make(&shape->base, args.images, path, sizeof(path)),
 	       "cannot make the image");
 	d->shape = shape;
 	d->bytes = shape->base.virtual_bytes;

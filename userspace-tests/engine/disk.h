@@ -20,9 +20,6 @@
 /* Of the tags in what is written; see wl_sector_seq(). */
 #define SEED		0xb065ULL
 
-extern const char *disk_image_dir;
-extern const char *disk_work_dir;
-
 /* Says what is wrong, as a diagnostic of TAP. */
 void fail(const char *fmt, ...)
 	__attribute__((noreturn, format(printf, 1, 2)));

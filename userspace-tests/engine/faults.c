@@ -25,7 +25,6 @@
  */
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +33,7 @@
 #include <linux/kernel.h>
 #include <linux/rcupdate.h>
 
+#include "args.h"
 #include "base.h"
 #include "memfile.h"
 #include "qcheck.h"
@@ -54,9 +54,7 @@
 /* Operations when the trouble is over. */
 #define OPS_AFTER	6
 
-static const char *image_dir = "build/engine/images";
 static bool with_data_file;
-static bool verbose;
 
 static struct {
 	u64 seeds, runs, struck, degraded, not_opened, close_failed;
@@ -180,7 +178,7 @@ static void choose_image(struct plan *plan, struct shim_random *r)
 	       (with_data_file && !can_have_data_file(&plan->base)));
 	plan->base.data_file = with_data_file;
 	plan->base.raw = with_data_file && shim_below(r, 2);
-	if (base_make(&plan->base, image_dir, plan->path, sizeof(plan->path)))
+	if (base_make(&plan->base, args.images, plan->path, sizeof(plan->path)))
 		exit(2);
 	base_data_path(plan->path, plan->data_path, sizeof(plan->data_path));
 }
@@ -800,7 +798,7 @@ static void run_seed(u64 seed, u64 only, u64 until)
 	choose_program(plan, &r);
 	read_disk(plan);
 	count(plan);
-	if (verbose) {
+	if (args.verbose) {
 		base_describe(&plan->base, name, sizeof(name));
 		fprintf(stderr, "seed %llu: %s, %u operations: %llu reads, %llu writes, %llu flushes, %llu holes, %llu allocations, %llu bytes\n",
 			seed, name, plan->ops, plan->counts[MEMFILE_READ],
@@ -823,60 +821,23 @@ static void run_seed(u64 seed, u64 only, u64 until)
 	free(plan);
 }
 
-static void usage(void)
-{
-	fputs("usage: faults [--seed N [--run K]] | [--from N] [--count N] [--seconds T]\n"
-	      "  --seed N     the program of one seed, with each error in turn\n"
-	      "  --run K      only the Kth of these runs, from 0\n"
-	      "  --from N     programs from this seed on (1)\n"
-	      "  --step N     every Nth seed, to share seeds among processes\n"
-	      "  --count N    so many of them\n"
-	      "  --seconds T  until so much time has passed\n"
-	      "  --data-file  of images with an external data file, whose errors come too\n"
-	      "  --images DIR where the images to start from are kept (build/engine/images)\n"
-	      "  --work DIR   not used\n"
-	      "  --verbose\n", stderr);
-	exit(2);
-}
-
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "seed", 1, NULL, 's' }, { "run", 1, NULL, 'r' },
-		{ "from", 1, NULL, 'f' }, { "step", 1, NULL, 'n' },
-		{ "count", 1, NULL, 'c' }, { "seconds", 1, NULL, 't' },
-		{ "images", 1, NULL, 'i' }, { "work", 1, NULL, 'w' },
-		{ "data-file", 0, NULL, 'd' }, { "verbose", 0, NULL, 'v' },
-		{ NULL, 0, NULL, 0 }
+	u64 only = U64_MAX, seed;
+	const struct own_option own[] = {
+		{ "run", "only the Nth error of each program, from 0", &only },
+		{ "data-file", "of images with an external data file, whose errors come too",
+		  .flag = &with_data_file },
+		{}
 	};
-	u64 seed = 1, step = 1, nr = ~0ULL, only = ~0ULL, until = U64_MAX;
-	bool bounded = false;
-	int c;
+	const struct command command = { "faults", own, .endless = true };
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		u64 n = optarg ? strtoull(optarg, NULL, 0) : 0;
-
-		switch (c) {
-		case 's': seed = n; nr = 1; bounded = true; break;
-		case 'r': only = n; break;
-		case 'f': seed = n; break;
-		case 'n': step = n; break;
-		case 'c': nr = n; bounded = true; break;
-		case 't': until = shim_now_ns() + n * 1000000000; bounded = true; break;
-		case 'i': image_dir = optarg; break;
-		case 'w': break;
-		case 'd': with_data_file = true; break;
-		case 'v': verbose = true; shim_log_to_stderr(true); break;
-		default: usage();
-		}
-	}
-	if (optind < argc || !bounded)
-		usage();
+	args_read(&command, argc, argv);
 	shim_set_delay(SHIM_DELAY_NEVER);
 	if (wl_init_pools())
-		wl_fail(seed, "cannot make the pools");
-	for (; nr && shim_now_ns() < until; nr--, seed += step)
-		run_seed(seed, only, until);
+		wl_fail(args.from, "cannot make the pools");
+	while (args_next(&seed))
+		run_seed(seed, only, args.until);
 	alarm(0);
 	wl_exit_pools();
 	printf("faults: %llu runs of %llu programs, of which %llu met their error: %llu made the image take no more changes, %llu kept it from being opened, %llu made closing fail\n",

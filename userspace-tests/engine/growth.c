@@ -5,7 +5,6 @@
  * it is looked at in powercut.c.
  */
 
-#include <getopt.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +14,7 @@
 #include <linux/kernel.h>
 #include <linux/rcupdate.h>
 
+#include "args.h"
 #include "base.h"
 #include "memfile.h"
 #include "qcheck.h"
@@ -24,8 +24,6 @@
 
 /* Tries with memory that is short, until one works. */
 #define MAX_TRIES	1000
-
-static const char *image_dir = "build/engine/images";
 
 static struct {
 	u64 tests, failures;
@@ -109,7 +107,7 @@ static void open_disk(struct disk *d)
 
 	wl_name_seed(d->seed, HANG_SECONDS);
 	shim_log_clear();
-	if (base_make(&base, image_dir, path, sizeof(path)))
+	if (base_make(&base, args.images, path, sizeof(path)))
 		exit(2);
 	buf = must(read_file(path, &bytes));
 	d->content = read_disk(d, &q, buf, bytes);
@@ -239,47 +237,19 @@ static void reader_keeps_its_table(const struct growth_row *row)
 	close_disk(&d);
 }
 
-static void usage(void)
-{
-	fputs("usage: growth [--from N] [--step N] [--count N]\n"
-	      "  --from N     seeds of what fails, from here (1)\n"
-	      "  --step N     every Nth seed\n"
-	      "  --count N    so many of them (40)\n"
-	      "  --images DIR where the images to start from are kept (build/engine/images)\n"
-	      "  --work DIR   not used\n", stderr);
-	exit(2);
-}
-
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "from", 1, NULL, 'f' }, { "step", 1, NULL, 'n' },
-		{ "count", 1, NULL, 'c' }, { "images", 1, NULL, 'i' },
-		{ "work", 1, NULL, 'w' }, { NULL, 0, NULL, 0 }
-	};
-	u64 seed = 1, step = 1, count = 40;
+	const struct command command = { "growth" };
 	unsigned int i;
-	int c;
+	u64 seed;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		u64 n = optarg ? strtoull(optarg, NULL, 0) : 0;
-
-		switch (c) {
-		case 'f': seed = n; break;
-		case 'n': step = n; break;
-		case 'c': count = n; break;
-		case 'i': image_dir = optarg; break;
-		case 'w': break;
-		default: usage();
-		}
-	}
-	if (optind < argc)
-		usage();
+	args.count = 40;
+	args_read(&command, argc, argv);
 	if (wl_init_pools())
-		wl_fail(seed, "cannot make the pools");
+		wl_fail(args.from, "cannot make the pools");
 	for (i = 0; i < ARRAY_SIZE(rows); i++, total.tests++)
 		reader_keeps_its_table(&rows[i]);
-	for (; count; count--, seed += step)
+	while (args_next(&seed))
 		for (i = 0; i < ARRAY_SIZE(rows); i++, total.tests++)
 			memory_is_short(&rows[i], seed);
 	alarm(0);

@@ -17,7 +17,6 @@
  */
 
 #include <errno.h>
-#include <getopt.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdio.h>
@@ -28,6 +27,7 @@
 
 #include <linux/kernel.h>
 
+#include "args.h"
 #include "base.h"
 #include "memfile.h"
 #include "qcheck.h"
@@ -45,9 +45,6 @@
 
 /* How long freed clusters may take to become free. */
 #define RELEASE_MS	15
-
-static const char *image_dir = "build/engine/images";
-static bool verbose;
 
 static struct {
 	u64 scenes, plays, looks;
@@ -897,7 +894,7 @@ static void set_stage(struct play *p)
 	base.version = 3;
 	base.virtual_bytes = 1024 * K;
 	base.seed = base.seed ?: 2000;
-	if (base_make(&base, image_dir, p->path, sizeof(p->path)))
+	if (base_make(&base, args.images, p->path, sizeof(p->path)))
 		exit(2);
 	p->file = must(read_file(p->path, &p->file_bytes));
 	if (p->scene->image == NOT_COPIED)
@@ -1061,57 +1058,27 @@ static void play_all(const struct scene *scene, enum memfile_nowait nowait,
 	for (i = only == ~0ULL ? 0 : only; play_scene(scene, nowait, i); i++)
 		if (only != ~0ULL)
 			break;
-	if (verbose)
+	if (args.verbose)
 		fprintf(stderr, "%u places: %s\n", i, scene->name);
-}
-
-static void usage(void)
-{
-	fputs("usage: interleave [--from N] [--step N] [--count N] [--stop N]\n"
-	      "  --from N     scenes from this one on (1)\n"
-	      "  --step N     every Nth scene, to share them among processes\n"
-	      "  --count N    so many of them\n"
-	      "  --stop N     only with A stopped at its Nth place, from 0\n"
-	      "  --images DIR where the images to start from are kept (build/engine/images)\n"
-	      "  --work DIR   not used\n"
-	      "  --verbose\n", stderr);
-	exit(2);
 }
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "from", 1, NULL, 'f' }, { "step", 1, NULL, 'n' },
-		{ "count", 1, NULL, 'c' }, { "stop", 1, NULL, 's' },
-		{ "images", 1, NULL, 'i' }, { "work", 1, NULL, 'w' },
-		{ "verbose", 0, NULL, 'v' }, { NULL, 0, NULL, 0 }
+	u64 only = U64_MAX, nr;
+	const struct own_option own[] = {
+		{ "stop", "only with A stopped at its Nth place, from 0", &only },
+		{}
 	};
-	u64 from = 1, step = 1, nr = ~0ULL, only = ~0ULL;
-	int c;
+	const struct command command = { "interleave", own };
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		u64 n = optarg ? strtoull(optarg, NULL, 0) : 0;
-
-		switch (c) {
-		case 'f': from = n; break;
-		case 'n': step = n; break;
-		case 'c': nr = n; break;
-		case 's': only = n; break;
-		case 'i': image_dir = optarg; break;
-		case 'w': break;
-		case 'v': verbose = true; shim_log_to_stderr(true); break;
-		default: usage();
-		}
-	}
-	if (optind < argc || !from || !step)
-		usage();
+	args_read(&command, argc, argv);
 	shim_set_delay(SHIM_DELAY_NEVER);
 	if (wl_init_pools())
 		wl_fail(SEED, "cannot make the pools");
 	shim_set_hook(stop_here);
-	for (; nr && from <= ARRAY_SIZE(scenes); nr--, from += step) {
-		play_all(&scenes[from - 1], MEMFILE_NOWAIT_NEVER, only);
-		play_all(&scenes[from - 1], MEMFILE_NOWAIT_ALWAYS, only);
+	while (args_next(&nr) && nr - 1 < ARRAY_SIZE(scenes)) {
+		play_all(&scenes[nr - 1], MEMFILE_NOWAIT_NEVER, only);
+		play_all(&scenes[nr - 1], MEMFILE_NOWAIT_ALWAYS, only);
 		total.scenes++;
 	}
 	alarm(0);

@@ -10,6 +10,7 @@
 
 #include <linux/kernel.h>
 
+#include "args.h"
 #include "cases.h"
 
 #define MAX_ENTRIES	(QCOW2_MAX_REFTABLE_BYTES / sizeof(u64))
@@ -59,7 +60,7 @@ static void qemu_looks(struct disk *d)
 	};
 	int status;
 
-	snprintf(path, sizeof(path), "%s/limits-%d.qcow2", disk_work_dir,
+	snprintf(path, sizeof(path), "%s/limits-%d.qcow2", args.work,
 		 getpid());
 	expect(!memfile_dump(d->filp, path), "cannot write %s", path);
 	status = run_program(argv, false);

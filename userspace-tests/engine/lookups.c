@@ -16,6 +16,7 @@
 
 #include <linux/kernel.h>
 
+#include "args.h"
 #include "disk.h"
 
 #define TIMES	50U
@@ -139,8 +140,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: lookups DIRECTORY-OF-IMAGES WORK-DIRECTORY\n");
 		return 2;
 	}
-	disk_image_dir = argv[1];
-	disk_work_dir = argv[2];
+	args.images = argv[1];
+	args.work = argv[2];
 	if (wl_init_pools())
 		wl_fail(0, "cannot make the pools");
 	for (i = 0; i < ARRAY_SIZE(shapes); i++)

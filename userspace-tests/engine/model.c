@@ -11,7 +11,6 @@
  * reproduces a failure with some luck, not for sure: --repeat helps.
  */
 
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +18,7 @@
 
 #include <linux/kernel.h>
 
+#include "args.h"
 #include "base.h"
 #include "memfile.h"
 #include "qcheck.h"
@@ -26,11 +26,8 @@
 
 #define HANG_SECONDS	60
 
-static const char *image_dir = "build/engine/images";
-static const char *work_dir = "/tmp";
-static unsigned int nr_bases = 200;
-static unsigned int scale = 100;
-static bool verbose;
+static u64 nr_bases = 200;
+static u64 scale = 100;
 
 static struct {
 	u64 seeds, ops, bytes, images;
@@ -164,7 +161,7 @@ static void ask_qemu(struct program *p)
 	size_t bytes;
 	int status;
 
-	snprintf(path, sizeof(path), "%s/model-%d.qcow2", work_dir, getpid());
+	snprintf(path, sizeof(path), "%s/model-%d.qcow2", args.work, getpid());
 	snprintf(raw, sizeof(raw), "%s.raw", path);
 	if (memfile_dump(p->w.filp, path))
 		wl_fail(p->seed, "cannot write %s", path);
@@ -288,11 +285,11 @@ static void run_seed(u64 seed)
 	p->r.state = seed;
 	base_choose(&p->base, shim_random(&p->r) % nr_bases);
 	p->churn = p->base.cluster_bits < 17 && !shim_below(&p->r, 3);
-	if (verbose) {
+	if (args.verbose) {
 		base_describe(&p->base, name, sizeof(name));
 		fprintf(stderr, "seed %llu: %s\n", seed, name);
 	}
-	if (base_make(&p->base, image_dir, p->path, sizeof(p->path)))
+	if (base_make(&p->base, args.images, p->path, sizeof(p->path)))
 		exit(2);
 	make_file(p, p->path);
 	make_disk(p);
@@ -310,64 +307,20 @@ static void run_seed(u64 seed)
  * Command line.
  */
 
-static void usage(void)
-{
-	fputs("usage: model [--seed N [--repeat K]] | [--from N] [--count N] [--seconds T]\n"
-	      "  --seed N     run one program\n"
-	      "  --repeat K   run it K times\n"
-	      "  --from N     run programs from this seed on (1)\n"
-	      "  --count N    so many of them\n"
-	      "  --seconds T  until so much time has passed\n"
-	      "  --step N     every Nth seed, to share seeds among processes\n"
-	      "  --scale P    with P percent of the operations\n"
-	      "  --bases N    number of different images\n"
-	      "  --images DIR where those are kept (build/engine/images)\n"
-	      "  --work DIR   for files of a moment (/tmp)\n"
-	      "  --verbose\n", stderr);
-	exit(2);
-}
-
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "seed", 1, NULL, 's' }, { "repeat", 1, NULL, 'r' },
-		{ "from", 1, NULL, 'f' }, { "count", 1, NULL, 'c' },
-		{ "seconds", 1, NULL, 't' }, { "step", 1, NULL, 'n' },
-		{ "scale", 1, NULL, 'p' }, { "bases", 1, NULL, 'b' },
-		{ "images", 1, NULL, 'i' }, { "work", 1, NULL, 'w' },
-		{ "verbose", 0, NULL, 'v' }, { NULL, 0, NULL, 0 }
+	const struct own_option own[] = {
+		{ "scale", "with N percent of the operations", &scale },
+		{ "bases", "number of different images", &nr_bases },
+		{}
 	};
-	u64 seed = 1, step = 1, count = ~0ULL, seconds = ~0ULL, start, repeat = 0;
-	bool bounded = false;
-	int c;
+	const struct command command = { "model", own, .endless = true };
+	u64 seed;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		u64 n = optarg ? strtoull(optarg, NULL, 0) : 0;
-
-		switch (c) {
-		case 's': seed = n; step = 0; repeat = max(repeat, 1ULL); break;
-		case 'r': repeat = n; break;
-		case 'f': seed = n; break;
-		case 'c': count = n; bounded = true; break;
-		case 't': seconds = n; bounded = true; break;
-		case 'n': step = n; break;
-		case 'p': scale = n; break;
-		case 'b': nr_bases = n; break;
-		case 'i': image_dir = optarg; break;
-		case 'w': work_dir = optarg; break;
-		case 'v': verbose = true; shim_log_to_stderr(true); break;
-		default: usage();
-		}
-	}
-	if (repeat)
-		count = repeat;
-	if (optind < argc || (!bounded && !repeat) || !nr_bases)
-		usage();
+	args_read(&command, argc, argv);
 	if (wl_init_pools())
-		wl_fail(seed, "cannot make the pools");
-	start = shim_now_ns();
-	for (; count && (shim_now_ns() - start) / 1000000000 < seconds;
-	     count--, seed += step)
+		wl_fail(args.from, "cannot make the pools");
+	while (args_next(&seed))
 		run_seed(seed);
 	alarm(0);
 	wl_exit_pools();

@@ -31,7 +31,6 @@
  */
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +39,7 @@
 #include <linux/kernel.h>
 #include <linux/unaligned.h>
 
+#include "args.h"
 #include "base.h"
 #include "medium.h"
 #include "memfile.h"
@@ -51,15 +51,12 @@
 /* Of the autoclear features in the header. */
 #define AUTOCLEAR_POS	88
 
-static const char *image_dir = "build/engine/images";
-static const char *work_dir = "/tmp";
-static unsigned int qemu_every = 200;
-static unsigned int reopen_every = 250;
-static unsigned int subsets = 8;
+static u64 qemu_every = 200;
+static u64 reopen_every = 250;
+static u64 subsets = 8;
 static bool with_faults;
 static bool with_data_file;
 static u64 max_images = ~0ULL;
-static bool verbose;
 
 static struct {
 	u64 runs, flushes, data_flushes, images, leaky, by_qemu, reopened, struck;
@@ -428,7 +425,7 @@ static void run_and_close(struct run *run, unsigned int threads,
 	bool whole;
 	int ret;
 
-	if (verbose && with_faults)
+	if (args.verbose && with_faults)
 		fprintf(stderr, "trouble: %s\n",
 			trouble == 0 ? "no space" : trouble == 1 ? "no memory" :
 			trouble < 5 ? "failing file operations" : "none");
@@ -472,10 +469,10 @@ static void record(struct run *run)
 	else
 		choose_base(run, &base);
 	base_describe(&base, name, sizeof(name));
-	if (verbose)
+	if (args.verbose)
 		fprintf(stderr, "seed %llu: %s, %u threads, %u operations\n",
 			run->seed, name, threads, ops);
-	if (base_make(&base, image_dir, path, sizeof(path)))
+	if (base_make(&base, args.images, path, sizeof(path)))
 		exit(2);
 	run->w.seed = run->seed;
 	run->w.history = true;
@@ -614,7 +611,7 @@ static void keep_file(struct run *run, const unsigned char *file, u64 bytes,
 static void keep(struct run *run, const struct left *left, struct kept *kept)
 {
 	snprintf(kept->path, sizeof(kept->path), "%s/powercut-%llu-%d.qcow2",
-		 work_dir, run->seed, getpid());
+		 args.work, run->seed, getpid());
 	keep_file(run, left->file, left->bytes, kept->path);
 	base_data_path(kept->path, kept->data_path, sizeof(kept->data_path));
 	snprintf(kept->what, sizeof(kept->what), "driver=qcow2,file.filename=%s",
@@ -761,7 +758,7 @@ static void bad_sector(struct run *run, const struct cut *cut,
 			snprintf(durable, sizeof(durable),
 				 "write %llu was durable",
 				 run->w.writes[run->history[i]].seq);
-	if (verbose)
+	if (args.verbose)
 		tell(run, cut, s);
 	snprintf(what, sizeof(what),
 		 "sector %llu of %s has tag %llu (of sector %llu%s), %s", s,
@@ -1011,71 +1008,30 @@ static void run_seed(u64 seed)
 	free(run);
 }
 
-static void usage(void)
-{
-	fputs("usage: powercut [--seed N] | [--from N] [--count RUNS] [--limit IMAGES] [--seconds T]\n"
-	      "  --seed N     one run, with all its images\n"
-	      "  --from N     runs from this seed on (1)\n"
-	      "  --step N     every Nth seed, to share seeds among processes\n"
-	      "  --count N    so many runs\n"
-	      "  --limit N    until there were so many images\n"
-	      "  --seconds T  until so much time has passed\n"
-	      "  --subsets N  random images of each stretch between flushes (8)\n"
-	      "  --qemu N     every Nth image goes to qemu-img check (200; 0: none)\n"
-	      "  --reopen N   every Nth image is used again (250; 0: none)\n"
-	      "  --faults     with errors of the file, and of memory\n"
-	      "  --data-file  of images with an external data file\n"
-	      "  --images DIR where the images to start from are kept (build/engine/images)\n"
-	      "  --work DIR   for files of a moment, and for what failed (/tmp)\n"
-	      "  --verbose\n", stderr);
-	exit(2);
-}
-
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "seed", 1, NULL, 's' }, { "from", 1, NULL, 'f' },
-		{ "step", 1, NULL, 'n' }, { "count", 1, NULL, 'c' },
-		{ "limit", 1, NULL, 'l' }, { "seconds", 1, NULL, 't' },
-		{ "subsets", 1, NULL, 'm' }, { "qemu", 1, NULL, 'q' },
-		{ "reopen", 1, NULL, 'o' }, { "images", 1, NULL, 'i' },
-		{ "work", 1, NULL, 'w' }, { "verbose", 0, NULL, 'v' },
-		{ "faults", 0, NULL, 'x' }, { "data-file", 0, NULL, 'd' },
-		{ NULL, 0, NULL, 0 }
+	const struct own_option own[] = {
+		{ "limit", "until there were so many images", &max_images,
+		  .bounds = true },
+		{ "subsets", "random images of each stretch between flushes (8)",
+		  &subsets },
+		{ "qemu", "every Nth image goes to qemu-img check (200; 0: none)",
+		  &qemu_every },
+		{ "reopen", "every Nth image is used again (250; 0: none)",
+		  &reopen_every },
+		{ "faults", "with errors of the file, and of memory",
+		  .flag = &with_faults },
+		{ "data-file", "of images with an external data file",
+		  .flag = &with_data_file },
+		{}
 	};
-	u64 seed = 1, step = 1, count = ~0ULL, seconds = ~0ULL, start;
-	bool bounded = false;
-	int c;
+	const struct command command = { "powercut", own, .endless = true };
+	u64 seed;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		u64 n = optarg ? strtoull(optarg, NULL, 0) : 0;
-
-		switch (c) {
-		case 's': seed = n; count = 1; bounded = true; break;
-		case 'f': seed = n; break;
-		case 'n': step = n; break;
-		case 'c': count = n; bounded = true; break;
-		case 'l': max_images = n; bounded = true; break;
-		case 't': seconds = n; bounded = true; break;
-		case 'm': subsets = n; break;
-		case 'q': qemu_every = n; break;
-		case 'o': reopen_every = n; break;
-		case 'i': image_dir = optarg; break;
-		case 'w': work_dir = optarg; break;
-		case 'x': with_faults = true; break;
-		case 'd': with_data_file = true; break;
-		case 'v': verbose = true; shim_log_to_stderr(true); break;
-		default: usage();
-		}
-	}
-	if (optind < argc || !bounded)
-		usage();
+	args_read(&command, argc, argv);
 	if (wl_init_pools())
-		wl_fail(seed, "cannot make the pools");
-	start = shim_now_ns();
-	for (; count && total.images < max_images &&
-	       (shim_now_ns() - start) / 1000000000 < seconds;
-	     count--, seed += step)
+		wl_fail(args.from, "cannot make the pools");
+	while (total.images < max_images && args_next(&seed))
 		run_seed(seed);
 	alarm(0);
 	wl_exit_pools();

@@ -21,7 +21,6 @@
  */
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +30,7 @@
 #include <linux/rcupdate.h>
 #include <linux/unaligned.h>
 
+#include "args.h"
 #include "base.h"
 #include "memfile.h"
 #include "qcheck.h"
@@ -56,10 +56,7 @@
 #define HEADER_AUTOCLEAR 88
 #define DIRTY		1
 
-static const char *image_dir = "build/engine/images";
-static const char *work_dir = "/tmp";
-static unsigned int qemu_every = 10;
-static bool verbose;
+static u64 qemu_every = 10;
 
 static struct {
 	u64 images, cuts, faults, refused, by_qemu, longer, blocks;
@@ -107,7 +104,7 @@ static void keep(const struct run *run, const struct bytes *image,
 {
 	FILE *out;
 
-	snprintf(path, size, "%s/repair-%llu-%d-%s.qcow2", work_dir, run->seed,
+	snprintf(path, size, "%s/repair-%llu-%d-%s.qcow2", args.work, run->seed,
 		 getpid(), what);
 	out = fopen(path, "w");
 	if (!out || fwrite(image->buf, 1, image->nr, out) != image->nr ||
@@ -764,7 +761,7 @@ static void get_crashed(struct run *run, u64 number, char *path, size_t bytes)
 		 c.refcount_bits, c.extl2 ? " extl2" : "",
 		 c.snapshot ? " snapshot" : "",
 		 c.compressed ? " compressed" : "");
-	snprintf(path, bytes, "%s/crashed-%llu.qcow2", image_dir, number);
+	snprintf(path, bytes, "%s/crashed-%llu.qcow2", args.images, number);
 	if (!access(path, R_OK))
 		return;
 	snprintf(work, sizeof(work), "%s.%d", path, getpid());
@@ -798,7 +795,7 @@ static void get_closed(struct run *run, u64 number, char *path, size_t bytes)
 			base_choose(&base, number);
 		while (base.version < 3 && (number += NR_CLOSED));
 	base_describe(&base, run->name, sizeof(run->name));
-	if (base_make(&base, image_dir, path, bytes))
+	if (base_make(&base, args.images, path, bytes))
 		exit(2);
 }
 
@@ -1050,7 +1047,7 @@ static void run_image(struct run *run, unsigned int damage)
 {
 	damage_image(run, damage);
 	open_q(run);
-	if (verbose)
+	if (args.verbose)
 		fprintf(stderr, "seed %llu: %s, %zu bytes\n", run->seed,
 			run->name, run->dirty.nr);
 	look_at_read_only(run);
@@ -1345,7 +1342,7 @@ static void make_victim(struct victim *v, const char *name,
 	memset(v, 0, sizeof(*v));
 	wl_name_seed(0, HANG_SECONDS);
 	snprintf(v->run.name, sizeof(v->run.name), "%s", name);
-	if (base_make(base, image_dir, path, sizeof(path)))
+	if (base_make(base, args.images, path, sizeof(path)))
 		exit(2);
 	load(&v->run, path);
 	find_places(v);
@@ -1508,7 +1505,7 @@ static void compressed(void)
 	char path[600];
 
 	wl_name_seed(0, HANG_SECONDS);
-	snprintf(path, sizeof(path), "%s/repair-%d-compressed.qcow2", work_dir,
+	snprintf(path, sizeof(path), "%s/repair-%d-compressed.qcow2", args.work,
 		 getpid());
 	make_compressed(path);
 	snprintf(run.name, sizeof(run.name), "compressed");
@@ -1597,7 +1594,7 @@ static void bitmaps(void)
 	char path[600];
 
 	snprintf(path, sizeof(path), "%s/repair-%d-with-bitmaps.qcow2",
-		 work_dir, getpid());
+		 args.work, getpid());
 	make_bitmaps(path);
 	try_bitmaps(path, "bitmaps", 1, 1);
 	try_bitmaps(path, "stale bitmaps", 0, 0);
@@ -1738,7 +1735,7 @@ static void data_file(void)
 
 	wl_name_seed(0, HANG_SECONDS);
 	snprintf(run.name, sizeof(run.name), "data file");
-	snprintf(path, sizeof(path), "%s/repair-%d-with-data.qcow2", work_dir,
+	snprintf(path, sizeof(path), "%s/repair-%d-with-data.qcow2", args.work,
 		 getpid());
 	snprintf(data, sizeof(data), "%s.data", path);
 	make_with_data_file(path, data);
@@ -1791,63 +1788,28 @@ static void run_cases(u64 from, u64 step)
 			others[i - ARRAY_SIZE(refusals)]();
 }
 
-static void usage(void)
-{
-	fputs("usage: repair [--seed N] | [--from N] [--count N] [--seconds T]\n"
-	      "  --seed N     the image of one seed, and no fixed cases\n"
-	      "  --from N     images from this seed on (1)\n"
-	      "  --step N     every Nth seed and case, to share them among processes\n"
-	      "  --count N    so many images\n"
-	      "  --seconds T  until so much time has passed\n"
-	      "  --qemu N     every Nth image goes to qemu-img (10; 0: none)\n"
-	      "  --images DIR where the images to start from are kept (build/engine/images)\n"
-	      "  --work DIR   for files of a moment, and for what failed (/tmp)\n"
-	      "  --verbose\n", stderr);
-	exit(2);
-}
-
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "seed", 1, NULL, 's' }, { "from", 1, NULL, 'f' },
-		{ "step", 1, NULL, 'n' }, { "count", 1, NULL, 'c' },
-		{ "seconds", 1, NULL, 't' }, { "qemu", 1, NULL, 'q' },
-		{ "images", 1, NULL, 'i' }, { "work", 1, NULL, 'w' },
-		{ "verbose", 0, NULL, 'v' }, { NULL, 0, NULL, 0 }
+	const struct own_option own[] = {
+		{ "qemu", "every Nth image goes to qemu-img (10; 0: none)",
+		  &qemu_every },
+		{}
 	};
-	u64 seed = 1, step = 1, count = ~0ULL, until = U64_MAX;
-	bool bounded = false, cases = true;
-	int c;
+	const struct command command = { "repair", own, .endless = true };
+	u64 seed;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		u64 n = optarg ? strtoull(optarg, NULL, 0) : 0;
-
-		switch (c) {
-		case 's': seed = n; count = 1; bounded = true; cases = false; break;
-		case 'f': seed = n; break;
-		case 'n': step = n; break;
-		case 'c': count = n; bounded = true; break;
-		case 't': until = shim_now_ns() + n * 1000000000; bounded = true; break;
-		case 'q': qemu_every = n; break;
-		case 'i': image_dir = optarg; break;
-		case 'w': work_dir = optarg; break;
-		case 'v': verbose = true; shim_log_to_stderr(true); break;
-		default: usage();
-		}
-	}
-	if (optind < argc || !bounded || !step)
-		usage();
+	args_read(&command, argc, argv);
 	shim_set_delay(SHIM_DELAY_NEVER);
 	if (wl_init_pools())
-		wl_fail(seed, "cannot make the pools");
-	if (cases)
-		run_cases(seed, step);
-	for (; count && shim_now_ns() < until; count--, seed += step)
+		wl_fail(args.from, "cannot make the pools");
+	if (!args.one)
+		run_cases(args.from, args.step);
+	while (args_next(&seed))
 		run_seed(seed);
 	alarm(0);
 	wl_exit_pools();
 	if (shim_warnings())
-		wl_fail(seed, "the engine warned");
+		wl_fail(args.from, "the engine warned");
 	printf("repair: %llu images repaired, of which %llu lacked refcount blocks and %llu got a longer table; %llu power cuts, %llu errors; %llu images refused; %llu seen by qemu-img\n",
 	       total.images, total.blocks, total.longer, total.cuts,
 	       total.faults, total.refused, total.by_qemu);
