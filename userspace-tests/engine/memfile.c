@@ -80,6 +80,7 @@ struct file {
 	struct memfile_record *log;
 	size_t log_nr, log_room;
 	u64 counts[MEMFILE_NR_OPS];
+	u64 tries;
 
 	struct memfile_fault fault;
 	u64 fault_seen;
@@ -522,12 +523,26 @@ static bool would_wait(struct file *filp, const struct qcow2_fio *fio)
 {
 	bool ret;
 
-	if (!fio->nowait || filp->options.nowait == MEMFILE_NOWAIT_ALWAYS)
+	switch (filp->options.nowait) {
+	case MEMFILE_NOWAIT_ALWAYS:
 		return false;
+	case MEMFILE_NOWAIT_NO_WRITE:
+		return fio->write;
+	default:
+		enter(filp);
+		ret = !shim_below(&filp->random, 16);
+		leave(filp);
+		return ret;
+	}
+}
+
+static void count_try(struct file *filp, const struct qcow2_fio *fio)
+{
+	if (!fio->write || !fio->nowait)
+		return;
 	enter(filp);
-	ret = !shim_below(&filp->random, 16);
+	filp->tries++;
 	leave(filp);
-	return ret;
 }
 
 void qcow2_file_submit(struct qcow2_fio *fio)
@@ -546,7 +561,8 @@ void qcow2_file_submit(struct qcow2_fio *fio)
 		fio->done(fio);
 		return;
 	}
-	if (would_wait(filp, fio)) {
+	count_try(filp, fio);
+	if (fio->nowait && would_wait(filp, fio)) {
 		fio->error = -EAGAIN;
 		fio->done(fio);
 		return;
@@ -554,7 +570,7 @@ void qcow2_file_submit(struct qcow2_fio *fio)
 	t = must(calloc(1, sizeof(*t)));
 	t->fio = fio;
 	t->data = must(malloc(bytes));
-	t->again = would_wait(filp, fio);
+	t->again = fio->nowait && would_wait(filp, fio);
 	shim_hb_before(fio);
 	enter(filp);
 	t->record = begin(filp, fio->write ? MEMFILE_WRITE : MEMFILE_READ,
@@ -906,6 +922,21 @@ void memfile_pause(struct file *filp)
 void memfile_go_on(struct file *filp)
 {
 	leave(filp);
+}
+
+void memfile_set_nowait(struct file *filp, enum memfile_nowait nowait)
+{
+	filp->options.nowait = nowait;
+}
+
+u64 memfile_tries(struct file *filp)
+{
+	u64 tries;
+
+	enter(filp);
+	tries = filp->tries;
+	leave(filp);
+	return tries;
 }
 
 u64 memfile_count(struct file *filp, enum memfile_op op)

@@ -21,11 +21,13 @@ struct file;
  *	once, or when some of it is done
  * @MEMFILE_NOWAIT_NEVER: the file is not fit for them, as with a page cache
  * @MEMFILE_NOWAIT_ALWAYS: they never have to
+ * @MEMFILE_NOWAIT_NO_WRITE: each write would have to wait, as in a hole
  */
 enum memfile_nowait {
 	MEMFILE_NOWAIT_RANDOM,
 	MEMFILE_NOWAIT_NEVER,
 	MEMFILE_NOWAIT_ALWAYS,
+	MEMFILE_NOWAIT_NO_WRITE,
 };
 
 /**
@@ -161,6 +163,10 @@ void memfile_pause(struct file *filp);
 void memfile_go_on(struct file *filp);
 /* How many of a kind were begun since the file was made. */
 u64 memfile_count(struct file *filp, enum memfile_op op);
+/* From now on; while no transfer runs. */
+void memfile_set_nowait(struct file *filp, enum memfile_nowait nowait);
+/* How many writes were asked not to wait since the file was made. */
+u64 memfile_tries(struct file *filp);
 
 /* One fault at a time; NULL for none. */
 void memfile_fault(struct file *filp, const struct memfile_fault *fault);

@@ -9,12 +9,14 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <linux/kernel.h>
 
 #include "cases.h"
 #include "disk.h"
 #include "memfile.h"
+#include "shim.h"
 
 /**
  * struct cost - transfers
@@ -555,7 +557,82 @@ static void who_must_not_sleep_has_a_worker(const struct shape *shape)
 	end(&d);
 }
 
+/* Tries of so many writes in place. */
+static u64 tries_of(struct disk *d, unsigned int writes)
+{
+	u64 before = memfile_tries(d->filp);
+
+	while (writes--)
+		write_new(d, 0, 512);
+	return memfile_tries(d->filp) - before;
+}
+
+static void expect_tries(struct disk *d, unsigned int writes, u64 want,
+			 const char *what)
+{
+	u64 tries = tries_of(d, writes);
+
+	expect(tries == want, "%s: %llu of %u writes were tried, wanted %llu",
+	       what, tries, writes, want);
+}
+
+/*
+ * Between tries in vain there are 0, 1, 3, 7, 15, 31 and then always 63 writes that
+ * are not tried.
+ */
+static void who_would_always_wait_is_tried_less(const struct shape *shape)
+{
+	struct disk d = { .options.nowait = MEMFILE_NOWAIT_NO_WRITE };
+
+	begin(&d, shape);
+	/* By a worker, as the slice must be vetted. */
+	expect_tries(&d, 1, 0, "the first one");
+	expect_tries(&d, 1 + 2 + 4 + 8 + 16 + 32, 6, "in vain");
+	expect_tries(&d, 1 + 10 * 64, 11, "in vain for long");
+	memfile_set_nowait(d.filp, MEMFILE_NOWAIT_ALWAYS);
+	expect_tries(&d, 63, 0, "it still looks so");
+	expect_tries(&d, 100, 100, "one went through");
+	memfile_set_nowait(d.filp, MEMFILE_NOWAIT_NO_WRITE);
+	expect_tries(&d, 2, 2, "one alone changes nothing");
+	read_back(&d, 0, d.cluster);
+	end(&d);
+}
+
+static int cpu_of_new_write(struct disk *d, u64 offset)
+{
+	write_new(d, offset, 512);
+	return shim_chosen_cpu();
+}
+
+/* The shim's threads are all on CPU 0 of two. */
+static void a_write_alone_stays_on_its_cpu(const struct shape *shape)
+{
+	struct disk d = { .options.nowait = MEMFILE_NOWAIT_NEVER };
+	struct op op = {};
+	u64 host;
+
+	begin(&d, shape);
+	host = host_of(&d, 0);
+	expect(cpu_of_new_write(&d, 10 * d.cluster) == 0, "alone: elsewhere");
+	op.buf = new_data(&d, 0, 512);
+	memfile_hold(d.filp, 1U << MEMFILE_WRITE, host, host + d.cluster);
+	start(&d, &op, QCOW2_OP_WRITE, 0, 512);
+	wait_for(memfile_holds(d.filp), "the write does not begin");
+	expect(shim_chosen_cpu() == 0, "the first one: elsewhere");
+	expect(cpu_of_new_write(&d, 11 * d.cluster) == 1,
+	       "the second one: on the CPU of the first one");
+	memfile_release(d.filp);
+	expect(!finish(&op), "the held write failed");
+	memcpy(d.content, op.buf, 512);
+	free(op.buf);
+	expect(cpu_of_new_write(&d, 12 * d.cluster) == 0,
+	       "alone again: elsewhere");
+	end(&d);
+}
+
 static const struct test_case cases[] = {
+	TEST_CASE(a_write_alone_stays_on_its_cpu, shapes),
+	TEST_CASE(who_would_always_wait_is_tried_less, shapes),
 	TEST_CASE(who_must_not_sleep_has_a_worker, shapes),
 	TEST_CASE(zeroes_are_read_at_once, shapes),
 	TEST_CASE(whole_clusters_are_written_without_a_read, shapes),

@@ -75,6 +75,8 @@ void shim_atomic_end(void);
 void shim_set_hook(void (*hook)(void));
 /* How many works this thread has begun: tells one that it runs from the next. */
 u64 shim_works_begun(void);
+/* Where the last queue_work_on() would have had its work done. */
+int shim_chosen_cpu(void);
 /* Such a place, for what is not in the shim. */
 void shim_point(void);
 

@@ -57,6 +57,8 @@ static LIST_HEAD(timers);
 static pthread_cond_t timers_changed;
 static long long fixed_delay = SHIM_DELAY_REAL;
 
+static int chosen_cpu;
+
 /* Tokens that order the runs of one work, by its address. */
 static char runs[1024];
 
@@ -333,6 +335,18 @@ bool queue_work(struct workqueue_struct *wq, struct work_struct *work)
 	if (start)
 		start_worker(wq);
 	return queued;
+}
+
+bool queue_work_on(int cpu, struct workqueue_struct *wq,
+		   struct work_struct *work)
+{
+	__atomic_store_n(&chosen_cpu, cpu, __ATOMIC_RELAXED);
+	return queue_work(wq, work);
+}
+
+int shim_chosen_cpu(void)
+{
+	return __atomic_load_n(&chosen_cpu, __ATOMIC_RELAXED);
 }
 
 bool queue_delayed_work(struct workqueue_struct *wq,

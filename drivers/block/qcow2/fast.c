@@ -28,12 +28,41 @@
  *
  * Whatever is not that simple runs on the workqueue; so does a transfer for
  * which the file system would have to wait, as it would for its journal with FUA.
+ *
+ * Where the file system has to find space first, in holes and in what it holds as
+ * unwritten, each write would be tried in vain, and the tries take the locks that
+ * those who find the space need.  So when writes have to wait one after the other,
+ * more and more are not tried, until one of those that are goes through.
  */
 
+#include <linux/atomic.h>
 #include <linux/errno.h>
+#include <linux/minmax.h>
 #include <linux/uio.h>
 
 #include "image.h"
+
+/* One write of so many is tried at least. */
+#define MOST_UNTRIED	63U
+
+/* Counts are for all CPUs and may be off by some; nothing depends on them but speed. */
+static void note_try(struct qcow2_image *img, bool would_wait)
+{
+	unsigned int next = READ_ONCE(img->next_untried);
+
+	if (would_wait) {
+		atomic_set(&img->untried, next);
+		WRITE_ONCE(img->next_untried, min(2 * next + 1, MOST_UNTRIED));
+	} else if (next) {
+		WRITE_ONCE(img->next_untried, 0);
+	}
+}
+
+static bool is_worth_a_try(struct qcow2_image *img)
+{
+	return !atomic_read(&img->untried) ||
+	       atomic_dec_if_positive(&img->untried) < 0;
+}
 
 static void fast_done(struct qcow2_fio *fio)
 {
@@ -41,6 +70,8 @@ static void fast_done(struct qcow2_fio *fio)
 	struct qcow2_io *io = part->io;
 
 	qcow2_epoch_exit(part->epoch);
+	if (fio->write)
+		note_try(io->img, fio->error == -EAGAIN);
 	if (fio->error == -EAGAIN) {
 		qcow2_io_queue(io);
 		return;
@@ -119,6 +150,8 @@ static bool carry_out(struct qcow2_io *io, struct qcow2_epoch *epoch,
 	}
 	if (extent->type != QCOW2_SUBCLUSTER_NORMAL ||
 	    !file_is_ready(io, extent))
+		return false;
+	if (io->op == QCOW2_OP_WRITE && !is_worth_a_try(io->img))
 		return false;
 	submit(io, epoch, extent);
 	return true;

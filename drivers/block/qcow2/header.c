@@ -53,7 +53,7 @@ static int check_magic(const struct qcow2_disk_header *h,
 
 	if (magic != QCOW2_MAGIC)
 		return qcow2_refuse(why, -EUCLEAN,
-				    "not a qcow2 image: magic number is 0x%08x, wanted 0x%08x",
+				    "not a qcow2 image: magic number is 0x%08x, wanted 0x%08x; 'qemu-img info' tells what it is",
 				    magic, QCOW2_MAGIC);
 	if (version != 2 && version != 3)
 		return qcow2_refuse(why, -EOPNOTSUPP,
@@ -487,7 +487,7 @@ int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 	memset(geo, 0, sizeof(*geo));
 	if (bytes < sizeof(*h))
 		return qcow2_refuse(why, -EUCLEAN,
-				    "not a qcow2 image: only %zu bytes long",
+				    "not a qcow2 image: only %zu bytes long; 'qemu-img info' tells what it is",
 				    bytes);
 	ret = check_magic(h, why);
 	ret = ret ?: decode_clusters(h, geo, why);

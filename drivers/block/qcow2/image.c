@@ -476,7 +476,7 @@ static int read_header(struct qcow2_image *img, struct qcow2_reason *why)
 
 	if (file_bytes < BIT(QCOW2_MIN_CLUSTER_BITS))
 		return qcow2_refuse(why, -EUCLEAN,
-				    "not a qcow2 image: only %llu bytes long",
+				    "not a qcow2 image: only %llu bytes long; 'qemu-img info' tells what it is",
 				    file_bytes);
 	ret = decode_first_cluster(img, 1U << QCOW2_MIN_CLUSTER_BITS, why);
 	if (ret == -EAGAIN)

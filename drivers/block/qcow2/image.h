@@ -7,6 +7,7 @@
 #define _QCOW2_IMAGE_H
 
 #include <linux/atomic.h>
+#include <linux/cache.h>
 #include <linux/completion.h>
 #include <linux/list.h>
 #include <linux/llist.h>
@@ -605,6 +606,10 @@ struct qcow2_stream {
  * @released: woken when these were applied
  * @epochs: the current and the previous epoch of guest I/O
  * @epoch: index of the current one; changed under meta_lock
+ * @queued_writes: writes that a worker has, or had and that are not done.  Apart from
+ *	the members that the fast path reads.
+ * @untried: writes that are left to workers before one may be fast again, see fast.c
+ * @next_untried: how many that will be if that one has to wait; READ_ONCE
  *
  * Lock order::
  *
@@ -701,6 +706,9 @@ struct qcow2_image {
 	wait_queue_head_t released;
 	struct qcow2_epoch epochs[2];
 	unsigned int epoch;
+	atomic_t queued_writes ____cacheline_aligned_in_smp;
+	atomic_t untried ____cacheline_aligned_in_smp;
+	unsigned int next_untried;
 };
 
 static inline bool qcow2_image_read_only(const struct qcow2_image *img)
@@ -886,6 +894,7 @@ struct qcow2_io {
 	/* private: */
 	bool must_commit;
 	bool part_taken;
+	bool queued;
 	bool lacks_space;
 	u8 gave_way;
 	atomic_t pending;

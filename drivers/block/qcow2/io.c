@@ -17,6 +17,8 @@
  * without help of that workqueue.
  */
 
+#include <linux/atomic.h>
+#include <linux/bug.h>
 #include <linux/cpumask.h>
 #include <linux/errno.h>
 #include <linux/sched/isolation.h>
@@ -47,6 +49,7 @@ int qcow2_io_init(struct qcow2_image *img)
  */
 void qcow2_io_exit(struct qcow2_image *img)
 {
+	WARN_ON_ONCE(atomic_read(&img->queued_writes));
 	mempool_destroy(img->part_pool);
 }
 
@@ -90,6 +93,8 @@ void qcow2_io_put(struct qcow2_io *io)
 {
 	if (!atomic_dec_and_test(&io->pending))
 		return;
+	if (io->queued)
+		atomic_dec(&io->img->queued_writes);
 	if (io->must_commit && !io->error) {
 		INIT_WORK(&io->work, commit_io);
 		queue_work(io->img->wq, &io->work);
@@ -250,13 +255,33 @@ static void run_io(struct work_struct *work)
 	memalloc_noio_restore(noio);
 }
 
-/* Not this one, if there is another. */
-static unsigned int other_cpu(void)
+/*
+ * Who submits one write after the other waits meanwhile, so it may as well run here.
+ * For several another CPU is found, if there is one.
+ */
+static unsigned int cpu_of_write(const struct qcow2_image *img)
 {
-	unsigned int cpu = cpumask_next(raw_smp_processor_id(),
-					cpu_online_mask);
+	unsigned int here = raw_smp_processor_id(), next;
 
-	return cpu < nr_cpu_ids ? cpu : cpumask_first(cpu_online_mask);
+	if (atomic_read(&img->queued_writes) <= 1)
+		return here;
+	next = cpumask_next(here, cpu_online_mask);
+	return next < nr_cpu_ids ? next : cpumask_first(cpu_online_mask);
+}
+
+static void queue_write(struct qcow2_io *io)
+{
+	struct qcow2_image *img = io->img;
+	unsigned int cpu;
+
+	if (!io->queued)
+		atomic_inc(&img->queued_writes);
+	io->queued = true;
+	cpu = cpu_of_write(img);
+	if (housekeeping_cpu(cpu, HK_TYPE_DOMAIN))
+		queue_work_on(cpu, img->write_wq, &io->work);
+	else
+		queue_work(img->wq, &io->work);
 }
 
 /**
@@ -268,22 +293,17 @@ static unsigned int other_cpu(void)
  * side, and one worker that is awake is cheaper than many that are woken.  So they
  * go to a workqueue that runs one at a time on a CPU, as long as that one does not
  * sleep: another CPU than that of who submits more of them meanwhile, unless it is
- * kept free of such work (isolcpus).
+ * kept free of such work (isolcpus).  A write that is alone stays where it is, as no
+ * CPU has to be woken for it then.
  *
  * Context: any.
  */
 void qcow2_io_queue(struct qcow2_io *io)
 {
-	unsigned int cpu;
-
-	if (io->op == QCOW2_OP_WRITE) {
-		cpu = other_cpu();
-		if (housekeeping_cpu(cpu, HK_TYPE_DOMAIN)) {
-			queue_work_on(cpu, io->img->write_wq, &io->work);
-			return;
-		}
-	}
-	queue_work(io->img->wq, &io->work);
+	if (io->op == QCOW2_OP_WRITE)
+		queue_write(io);
+	else
+		queue_work(io->img->wq, &io->work);
 }
 
 /**
@@ -297,6 +317,7 @@ void qcow2_io_submit(struct qcow2_io *io)
 	io->error = 0;
 	io->must_commit = false;
 	io->part_taken = false;
+	io->queued = false;
 	io->lacks_space = false;
 	io->gave_way = 0;
 	atomic_set(&io->pending, 1);

@@ -100,6 +100,16 @@ static inline bool name##_add_unless(type *v, value i, value unless) \
 static inline bool name##_inc_not_zero(type *v) \
 { \
 	return name##_add_unless(v, 1, 0); \
+} \
+static inline value name##_dec_if_positive(type *v) \
+{ \
+	value now = name##_read(v); \
+	while (now > 0) \
+		if (__atomic_compare_exchange_n(&v->counter, &now, now - 1, \
+						false, __ATOMIC_SEQ_CST, \
+						__ATOMIC_RELAXED)) \
+			break; \
+	return now - 1; \
 }
 
 SHIM_ATOMIC(atomic, atomic_t, int)

@@ -76,8 +76,9 @@ struct workqueue_struct *alloc_workqueue(const char *fmt, unsigned int flags,
 	alloc_workqueue(fmt, flags, 1, ##__VA_ARGS__)
 void destroy_workqueue(struct workqueue_struct *wq);
 bool queue_work(struct workqueue_struct *wq, struct work_struct *work);
-#define queue_work_on(cpu, wq, work) \
-	((void)(cpu), queue_work(wq, work))
+/* Runs anywhere, as queue_work(); see shim_chosen_cpu(). */
+bool queue_work_on(int cpu, struct workqueue_struct *wq,
+		   struct work_struct *work);
 bool queue_delayed_work(struct workqueue_struct *wq,
 			struct delayed_work *dwork, unsigned long delay);
 bool mod_delayed_work(struct workqueue_struct *wq, struct delayed_work *dwork,
