@@ -39,7 +39,10 @@ private_apt() {
 	shift 2
 
 	# The sandbox user could not write into DIR: root would get a warning.
-	"$program" -o Dir::State="$dir/state" -o Dir::Cache="$dir/cache" \
+	# Of what is installed nothing is known: a newer version than the archive's, from
+	# another suite, would be what apt looks for there.
+	"$program" -o Dir::State="$dir/state" -o Dir::State::status=/dev/null \
+		-o Dir::Cache="$dir/cache" \
 		-o Dir::Etc::sourcelist="$dir/sources.list" \
 		-o Dir::Etc::sourceparts=/dev/null \
 		-o APT::Sandbox::User="$(id -un)" "$@"
