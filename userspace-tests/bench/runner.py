@@ -15,6 +15,11 @@ from measure import *
 from misses import count_misses
 
 
+def shuffled(things, seed):
+    """So that none has always the same before it."""
+    return random.Random(seed).sample(things, len(things))
+
+
 class Runner:
     """The stage and what was measured on it."""
 
@@ -52,8 +57,7 @@ class Runner:
         for row in rows.ROWS:
             if row.name not in names:
                 continue
-            shift = number % len(row.devices)
-            for device in row.devices[shift:] + row.devices[:shift]:
+            for device in shuffled(row.devices, f"{row.name} {number}"):
                 self.attempt(f"round {number + 1}, {row.title}, {device}",
                              lambda: self.measure(row, device, number + 1))
         if rows.MISSES in names:

@@ -25,7 +25,7 @@ CLUSTER_SECTORS = CLUSTER // SECTOR
 LAYERS = 10
 NBD = "/dev/nbd0"
 # For dm-thin and dm-snapshot, without a file system or loop beneath: what is only read,
-# a pool that is full, and what each run gets empty. Memory is taken by what is written.
+# a pool that is full, and what each run gets. Memory is taken by what is written.
 ORIGIN, FULL_METADATA, FULL_DATA, FRESH_METADATA, FRESH_DATA = (
     f"/dev/ram{number}" for number in range(1, 6))
 
@@ -77,9 +77,11 @@ def thin(metadata, data, size, new, *origin):
             yield device
 
 
-def emptied(disk):
-    """A RAM disk that reads as zeroes, and takes no memory."""
-    run("blkdiscard", "--force", disk)
+def forgotten(disk):
+    """What a disk begins with, by which device mapper tells a new one, is zeroed. The rest
+    stays, for the disk's memory was taken before: so it is with the files of others,
+    which lie where those of earlier runs lay."""
+    run("dd", "if=/dev/zero", f"of={disk}", "bs=1M", "count=1", "oflag=direct")
     return disk
 
 
@@ -152,6 +154,8 @@ class Stage:
         self.make_full()
         if "full" in states:
             self.make_thin()
+        if {"empty", "overlay"} & set(states):
+            self.take_memory(FRESH_DATA)
         if "overlay" in states:
             self.copy_raw(ORIGIN)
         if "chain" in states:
@@ -175,6 +179,11 @@ class Stage:
     def copy_raw(self, device):
         run("dd", f"if={place('full.raw')}", f"of={device}", "bs=1M", "oflag=direct",
             timeout=600)
+
+    def take_memory(self, disk):
+        """As much as any run writes: data, and 1/16 for device mapper's own."""
+        run("dd", "if=/dev/zero", f"of={disk}", "bs=1M", f"count={self.size * 17 // 16 // MIB}",
+            "oflag=direct", timeout=600)
 
     def make_thin(self):
         with thin(FULL_METADATA, FULL_DATA, self.size, True) as device:
@@ -236,7 +245,7 @@ class Stage:
             with thin(*self.thin(state)) as path:
                 yield path
         elif device == "snapshot":
-            with snapshot(ORIGIN, emptied(FRESH_DATA), self.size) as path:
+            with snapshot(ORIGIN, forgotten(FRESH_DATA), self.size) as path:
                 yield path
         elif device == "loop":
             with loop(self.raw(state)) as path:
@@ -270,7 +279,7 @@ class Stage:
         """Arguments for thin()."""
         if state == "full":
             return FULL_METADATA, FULL_DATA, self.size, False
-        fresh = emptied(FRESH_METADATA), emptied(FRESH_DATA)
+        fresh = forgotten(FRESH_METADATA), FRESH_DATA
         if state == "empty":
             return *fresh, 4 * self.size, True
         return *fresh, self.size, True, ORIGIN

@@ -66,8 +66,7 @@ class Tuner(Runner):
     def round(self, names, number):
         for topic in tuning.TOPICS:
             for runs in tuning.runs_of(topic) if topic.name in names else []:
-                shift = number % len(runs)
-                for load, variant in runs[shift:] + runs[:shift]:
+                for load, variant in shuffled(runs, f"{topic.name} {number}"):
                     self.attempt(
                         f"round {number + 1}, {topic.name}, {load.title}, {variant.title}",
                         lambda: self.measure_variant(topic, load, variant, number + 1))
