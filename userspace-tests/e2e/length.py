@@ -198,6 +198,23 @@ def limited():
     expect_pieces(image)
 
 
+def limited_writer():
+    """Of who writes: where its data lies in the image is no business of its limit."""
+    image, data, source = new_image("limited-writer"), noise(CLUSTER, 1), work("source")
+    with open(source, "wb") as file:
+        file.write(data)
+    with Device(image, "--direct-io") as device:
+        write_pieces(device)
+        for offset in PLACES:
+            run("prlimit", f"--fsize={CLUSTER}", "dd", f"if={source}", f"of={device.path}",
+                "bs=4k", f"seek={offset // (4 * KIB)}", "conv=notrunc", "oflag=direct")
+        with Disk(device.path, os.O_RDONLY) as disk:
+            for offset in PLACES:
+                expect_same_bytes(disk.read(offset, CLUSTER), data, f"data at {offset}")
+        expect_equal(device.state(), "ok", "state")
+    check(image)
+
+
 def without():
     """Read-only, or through the page cache, or only read."""
     image = new_image("without")
@@ -233,6 +250,8 @@ with ext4_on(disk, ROOT):
         data_file("on")
     with case("limits of who attaches"):
         limited()
+    with case("limits of who writes"):
+        limited_writer()
     with case("what is not written, or through the page cache, keeps its length"):
         without()
 

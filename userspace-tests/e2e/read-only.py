@@ -55,6 +55,29 @@ def expect_no_write_whatever_the_block_layer_says(device):
         pass
 
 
+def written_by_the_kernel():
+    """Device mapper opens the disk for writing whatever it says of itself, and the block
+    layer lets its writes through."""
+    image = make_image(65536)
+    disk, = ram_disks(1, 64 * MIB)
+    run("mkfs.ext4", "-q", "-F", disk)
+    with mounted(disk, "/mnt/direct"):
+        path = "/mnt/direct/image"
+        run("cp", image, path)
+        before = fingerprint(path)
+        with Device(path, "-r", "--direct-io") as device:
+            run("dmsetup", "create", "over", "--table", f"0 8192 linear {device.path} 0")
+            try:
+                for direction in ("iflag=direct of=/dev/null if=", "oflag=direct if=/dev/zero of="):
+                    options = f"{direction}/dev/mapper/over".split()
+                    run("dd", "bs=4k", "count=16", *options,
+                        status=1 if "if=/dev/zero" in options else 0)
+            finally:
+                run("dmsetup", "remove", "--retry", "over")
+            expect_equal(device.state(), "read-only", "state")
+        expect_equal(fingerprint(path), before, "the image file")
+
+
 def mount_read_only():
     image = create(work("image"), 32 * MIB)
     with Device(image) as device:
@@ -121,6 +144,8 @@ def damage_in_a_base():
 for cluster_bytes in (512, 65536, 2 * MIB):
     with case(f"read-only, clusters of {cluster_bytes} bytes"):
         read_only(cluster_bytes)
+with case("written by device mapper"):
+    written_by_the_kernel()
 with case("ext4 mounted from a read-only device"):
     mount_read_only()
 with case("only read"):

@@ -51,6 +51,7 @@ void start(struct disk *d, struct op *op, enum qcow2_op what, u64 offset,
 		.offset = offset,
 		.unmap = !op->keep,
 		.by_worker = op->by_worker,
+		.ioprio = op->ioprio,
 	};
 	if (what == QCOW2_OP_READ || what == QCOW2_OP_WRITE) {
 		bvec_set_virt(&op->bv, op->buf, bytes);

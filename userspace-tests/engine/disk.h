@@ -81,6 +81,8 @@ struct disk {
  * @bv: its data
  * @buf: likewise, of get_buffer(); free() it
  * @keep: a write zeroes must keep the host clusters
+ * @by_worker: as in struct qcow2_io
+ * @ioprio: likewise
  */
 struct op {
 	struct waiting_io wait;
@@ -88,6 +90,7 @@ struct op {
 	unsigned char *buf;
 	bool keep;
 	bool by_worker;
+	u16 ioprio;
 };
 
 /* ---- guest operations ---- */

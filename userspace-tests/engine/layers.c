@@ -553,6 +553,25 @@ static void blocks_are_checked(const struct shape *shape)
 	destroy_stack(&st);
 }
 
+/* The block layer lets writes through to a disk that is read-only. */
+static void views_are_not_written(const struct shape *shape)
+{
+	struct stack st = common(shape);
+	struct disk d = { .options.nowait = MEMFILE_NOWAIT_ALWAYS };
+	unsigned int i;
+
+	make_stack(&st);
+	open_disk(&d, &st, 1, true);
+	for (i = 0; i < d.bytes / d.cluster; i++) {
+		int error = try_write(&d, i * d.cluster, 512);
+
+		expect(error == -EROFS, "write to cluster %u: %d", i, error);
+	}
+	read_all(&d);
+	close_disk(&d);
+	destroy_stack(&st);
+}
+
 /* Each allocation in turn. */
 static void open_without_memory(const struct shape *shape)
 {
@@ -1109,6 +1128,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(bad_layer_leaves_nothing, shapes),
 	TEST_CASE(chains_are_checked, once),
 	TEST_CASE(blocks_are_checked, once),
+	TEST_CASE(views_are_not_written, shapes),
 	TEST_CASE(open_without_memory, shapes),
 	TEST_CASE(read_errors, shapes),
 	TEST_CASE(lost_layer, shapes),

@@ -81,6 +81,8 @@ struct file {
 	size_t log_nr, log_room;
 	u64 counts[MEMFILE_NR_OPS];
 	u64 tries;
+	u64 limit;
+	u16 ioprio;
 
 	struct memfile_fault fault;
 	u64 fault_seen;
@@ -536,12 +538,12 @@ static bool would_wait(struct file *filp, const struct qcow2_fio *fio)
 	}
 }
 
-static void count_try(struct file *filp, const struct qcow2_fio *fio)
+static void note_transfer(struct file *filp, const struct qcow2_fio *fio)
 {
-	if (!fio->write || !fio->nowait)
-		return;
 	enter(filp);
-	filp->tries++;
+	filp->ioprio = fio->ioprio;
+	if (fio->write && fio->nowait)
+		filp->tries++;
 	leave(filp);
 }
 
@@ -561,7 +563,7 @@ void qcow2_file_submit(struct qcow2_fio *fio)
 		fio->done(fio);
 		return;
 	}
-	count_try(filp, fio);
+	note_transfer(filp, fio);
 	if (fio->nowait && would_wait(filp, fio)) {
 		fio->error = -EAGAIN;
 		fio->done(fio);
@@ -648,6 +650,11 @@ bool qcow2_file_can_nowait(const struct qcow2_file *file)
 bool qcow2_file_holes_are_zero(const struct qcow2_file *file)
 {
 	return !file->filp->options.block_device;
+}
+
+bool qcow2_file_is_limited(const struct qcow2_file *file, u64 bytes)
+{
+	return file->filp->limit && bytes > file->filp->limit;
 }
 
 bool qcow2_file_has(const struct qcow2_file *file, u64 bytes)
@@ -927,6 +934,21 @@ void memfile_go_on(struct file *filp)
 void memfile_set_nowait(struct file *filp, enum memfile_nowait nowait)
 {
 	filp->options.nowait = nowait;
+}
+
+void memfile_limit(struct file *filp, u64 bytes)
+{
+	filp->limit = bytes;
+}
+
+u16 memfile_ioprio(struct file *filp)
+{
+	u16 ioprio;
+
+	enter(filp);
+	ioprio = filp->ioprio;
+	leave(filp);
+	return ioprio;
 }
 
 u64 memfile_tries(struct file *filp)

@@ -165,6 +165,10 @@ void memfile_go_on(struct file *filp);
 u64 memfile_count(struct file *filp, enum memfile_op op);
 /* From now on; while no transfer runs. */
 void memfile_set_nowait(struct file *filp, enum memfile_nowait nowait);
+/* From now on whoever writes up to there fast is over a limit of its own; 0: nobody. */
+void memfile_limit(struct file *filp, u64 bytes);
+/* Of the transfer that was submitted last. */
+u16 memfile_ioprio(struct file *filp);
 /* How many writes were asked not to wait since the file was made. */
 u64 memfile_tries(struct file *filp);
 

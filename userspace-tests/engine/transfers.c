@@ -598,6 +598,43 @@ static void who_would_always_wait_is_tried_less(const struct shape *shape)
 	end(&d);
 }
 
+static void who_is_limited_has_a_worker(const struct shape *shape)
+{
+	struct disk d = { .options.nowait = MEMFILE_NOWAIT_ALWAYS };
+
+	begin(&d, shape);
+	expect_tries(&d, 1, 0, "the slice is to be vetted");
+	expect_tries(&d, 1, 1, "no limit");
+	memfile_limit(d.filp, host_of(&d, 0) + 511);
+	expect_tries(&d, 1, 0, "over the limit");
+	memfile_limit(d.filp, host_of(&d, 0) + 512);
+	expect_tries(&d, 1, 1, "within the limit");
+	end(&d);
+}
+
+static u16 ioprio_of_write(struct disk *d, u64 offset, u16 ioprio)
+{
+	struct op op = { .buf = new_data(d, offset, 512), .ioprio = ioprio };
+
+	start(d, &op, QCOW2_OP_WRITE, offset, 512);
+	expect(!finish(&op), "the write failed");
+	memcpy(d->content + offset, op.buf, 512);
+	free(op.buf);
+	return memfile_ioprio(d->filp);
+}
+
+static void transfers_have_the_priority_of_requests(const struct shape *shape)
+{
+	struct disk d = { .options.nowait = MEMFILE_NOWAIT_ALWAYS };
+
+	begin(&d, shape);
+	expect(ioprio_of_write(&d, 0, 7) == 7, "in place, by a worker");
+	expect(ioprio_of_write(&d, 0, 6) == 6, "in place, fast");
+	expect(ioprio_of_write(&d, 10 * d.cluster, 5) == 5, "new");
+	expect(ioprio_of_write(&d, 0, 0) == 0, "none");
+	end(&d);
+}
+
 static int cpu_of_new_write(struct disk *d, u64 offset)
 {
 	write_new(d, offset, 512);
@@ -632,6 +669,8 @@ static void a_write_alone_stays_on_its_cpu(const struct shape *shape)
 
 static const struct test_case cases[] = {
 	TEST_CASE(a_write_alone_stays_on_its_cpu, shapes),
+	TEST_CASE(who_is_limited_has_a_worker, shapes),
+	TEST_CASE(transfers_have_the_priority_of_requests, shapes),
 	TEST_CASE(who_would_always_wait_is_tried_less, shapes),
 	TEST_CASE(who_must_not_sleep_has_a_worker, shapes),
 	TEST_CASE(zeroes_are_read_at_once, shapes),

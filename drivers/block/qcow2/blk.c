@@ -22,6 +22,7 @@
 #include <linux/preempt.h>
 #include <linux/printk.h>
 #include <linux/ratelimit.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -107,14 +108,29 @@ struct batch {
 	struct io_comp_batch done;
 };
 
+static void end_requests(struct batch *batch)
+{
+	if (batch->done.complete)
+		batch->done.complete(&batch->done);
+	batch->done = (struct io_comp_batch) {};
+}
+
+/*
+ * Who is told that a bio is done may go on with it there, unless the context does not
+ * allow sleep.  A task that is about to sleep must not sleep for that first.
+ */
 static void end_batch(struct blk_plug_cb *cb, bool from_schedule)
 {
 	struct batch *batch = container_of(cb, struct batch, cb);
 
 	INIT_LIST_HEAD(&cb->list);
-	if (batch->done.complete)
-		batch->done.complete(&batch->done);
-	batch->done = (struct io_comp_batch) {};
+	if (!from_schedule) {
+		end_requests(batch);
+		return;
+	}
+	rcu_read_lock();
+	end_requests(batch);
+	rcu_read_unlock();
 }
 
 /*
@@ -233,6 +249,7 @@ static blk_status_t set_io(struct qcow2_request *req, gfp_t gfp)
 
 	req->io.offset = blk_rq_pos(rq) << SECTOR_SHIFT;
 	req->io.fua = rq->cmd_flags & REQ_FUA;
+	req->io.ioprio = req_get_ioprio(rq);
 	switch (req_op(rq)) {
 	case REQ_OP_READ:
 		req->io.op = QCOW2_OP_READ;
@@ -286,13 +303,15 @@ static bool list_is_worked_off(const struct blk_plug *plug)
 
 /*
  * While a list is worked off, nobody issues what it has for other disks when the task
- * sleeps. Those requests have tags, which whoever is slept for may need.  A plug that
- * was changed hides the batches of disks above, too; so there is no waiting for memory
- * of ours then: the block layer tries again without a plug.
+ * sleeps. Those requests have tags, which whoever is slept for may need.  Nor does
+ * anybody call what others have hung on the plug, as md does with bios that it holds
+ * back, which it counts as under way.  A plug that was changed hides the batches of
+ * disks above, too; so there is no waiting for memory of ours then: the block layer
+ * tries again, at last from a worker of its own, which has no plug.
  */
 static bool has_others(const struct blk_plug *plug)
 {
-	return plug && plug->multiple_queues;
+	return plug && (plug->multiple_queues || !list_empty(&plug->cb_list));
 }
 
 /*

@@ -82,7 +82,8 @@ static void fast_done(struct qcow2_fio *fio)
 
 static bool may_write(const struct qcow2_io *io)
 {
-	return !io->fua && !qcow2_image_needs_check(io->img);
+	return !io->fua && !qcow2_image_read_only(io->img) &&
+	       !qcow2_image_needs_check(io->img);
 }
 
 static bool may_be_fast(const struct qcow2_io *io)
@@ -114,6 +115,7 @@ static bool file_is_ready(const struct qcow2_io *io,
 			  const struct qcow2_extent *extent)
 {
 	struct qcow2_file *file = qcow2_data_file(extent->img);
+	u64 end = extent->host_offset + extent->bytes;
 
 	if (!qcow2_file_can_nowait(file))
 		return false;
@@ -122,7 +124,7 @@ static bool file_is_ready(const struct qcow2_io *io,
 	 * it that the cluster never counts as fresh again.
 	 */
 	return io->op == QCOW2_OP_READ ||
-	       qcow2_file_has(file, extent->host_offset + extent->bytes);
+	       (qcow2_file_has(file, end) && !qcow2_file_is_limited(file, end));
 }
 
 static void submit(struct qcow2_io *io, struct qcow2_epoch *epoch,

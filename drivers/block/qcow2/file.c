@@ -333,6 +333,7 @@ static void init_kiocb(struct qcow2_fio *fio)
 	memset(iocb, 0, sizeof(*iocb));
 	iocb->ki_filp = fio->file->filp;
 	iocb->ki_pos = fio->offset + fio->transferred;
+	iocb->ki_ioprio = fio->ioprio;
 	if (fio->file->flags & QCOW2_FILE_DIRECT) {
 		iocb->ki_flags |= IOCB_DIRECT;
 		iocb->ki_complete = kiocb_done;
@@ -370,6 +371,15 @@ static bool offset_is_sane(const struct qcow2_fio *fio)
 	       bytes <= QCOW2_MAX_HOST_OFFSET - fio->offset;
 }
 
+/*
+ * What fails at once for whoever submitted the request need not fail for a worker: the
+ * task may be about to be killed, say, and get no memory.
+ */
+static bool may_be_tasks_own(const struct qcow2_fio *fio, ssize_t ret)
+{
+	return fio->nowait && ret < 0;
+}
+
 static void issue(struct qcow2_fio *fio)
 {
 	const struct file_operations *fop = fio->file->filp->f_op;
@@ -394,7 +404,7 @@ static void issue(struct qcow2_fio *fio)
 		ret = fop->read_iter(&fio->iocb, &fio->rest);
 	leave_fs(old);
 	if (ret != -EIOCBQUEUED)
-		kiocb_done(&fio->iocb, ret);
+		kiocb_done(&fio->iocb, may_be_tasks_own(fio, ret) ? -EAGAIN : ret);
 	put_transfer(fio);
 }
 
@@ -421,6 +431,7 @@ void qcow2_file_submit(struct qcow2_fio *fio)
 	else
 		finish(fio, -EIO);
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_file_submit);
 
 struct sync_fio {
 	struct qcow2_fio fio;
@@ -758,6 +769,22 @@ bool qcow2_file_can_nowait(const struct qcow2_file *file)
 bool qcow2_file_has(const struct qcow2_file *file, u64 bytes)
 {
 	return bytes <= qcow2_file_bytes(file);
+}
+
+/**
+ * qcow2_file_is_limited() - must whoever runs not write that far?
+ * @file: the file
+ * @bytes: how far from its beginning
+ *
+ * The limit on the size of files is that of each process, which has nothing to do with
+ * where its data lies in an image; and who exceeds it is sent a signal.
+ *
+ * Context: a task.
+ * Return: true if a write that ends there is not to be submitted here.
+ */
+bool qcow2_file_is_limited(const struct qcow2_file *file, u64 bytes)
+{
+	return S_ISREG(file->inode->i_mode) && bytes > rlimit(RLIMIT_FSIZE);
 }
 
 /**

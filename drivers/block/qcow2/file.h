@@ -24,11 +24,12 @@ struct qcow2_reason;
  * @offset: byte offset in the file
  * @iter: bvecs to read into or to write from; its count is the length.  Not
  *	changed by the transfer.
+ * @ioprio: as in a bio; 0 for that of whoever transfers it
  * @write: true for a write
  * @dsync: for a write: complete only when the data is durable
  * @nowait: fail with -EAGAIN, maybe after some of it was transferred, rather than
- *	wait for anything but memory; the file must be fit for that, see
- *	qcow2_file_can_nowait()
+ *	wait for anything but memory, and rather than for a reason that is the
+ *	task's own; the file must be fit for that, see qcow2_file_can_nowait()
  * @done: called once, in any context, maybe before qcow2_file_submit()
  *	returns; must not sleep
  * @error: result for @done, 0 or a negative errno
@@ -40,6 +41,7 @@ struct qcow2_fio {
 	struct qcow2_file *file;
 	u64 offset;
 	struct iov_iter iter;
+	u16 ioprio;
 	bool write;
 	bool dsync;
 	bool nowait;
@@ -89,6 +91,7 @@ bool qcow2_file_holes_are_zero(const struct qcow2_file *file);
 u64 qcow2_file_bytes(const struct qcow2_file *file);
 bool qcow2_file_can_nowait(const struct qcow2_file *file);
 bool qcow2_file_has(const struct qcow2_file *file, u64 bytes);
+bool qcow2_file_is_limited(const struct qcow2_file *file, u64 bytes);
 u64 qcow2_file_max_bytes(const struct qcow2_file *file);
 unsigned int qcow2_file_align(const struct qcow2_file *file);
 bool qcow2_file_same(const struct qcow2_file *file, struct file *filp);

@@ -193,39 +193,40 @@ enum qcow2_slice_flags {
 
 /**
  * struct qcow2_slice - a cached piece of a metadata table
- * @rcu: readers without a reference are done when this has passed
- * @cache: from whose pool it is, never changes
- * @refs: the cache's own, each user's, the dirty list's, the commit's
+ * @data: one page, of which a slice's size is used, as on disk; changed under
+ *	meta_lock, read with READ_ONCE by anyone with a reference or under RCU
  * @flags: enum qcow2_slice_flags
- * @kind: never changes
- * @offset: host offset in bytes, multiple of the slice size
- * @error: set before @loaded completes: why it could not be read
- * @loaded: completes when @data or @error is valid
- * @lru: under the cache's lock
- * @dirty: under meta_lock, in the list of its kind
- * @seq: written under meta_lock; lets readers see both words of an extended L2
- *	entry at one moment.  Not tied to that lock, which a reader under RCU would
- *	take on a real-time kernel when it finds a writer
  * @vetted: of an L2 slice: the image's metadata generation when none of its
  *	COPIED clusters was metadata; 0 if nobody has looked.  READ_ONCE, changed
  *	under meta_lock
- * @data: one page, of which a slice's size is used, as on disk; changed under
- *	meta_lock, read with READ_ONCE by anyone with a reference or under RCU
+ * @offset: host offset in bytes, multiple of the slice size
+ * @cache: from whose pool it is, never changes
+ * @kind: never changes
+ * @seq: written under meta_lock; lets readers see both words of an extended L2
+ *	entry at one moment.  Not tied to that lock, which a reader under RCU would
+ *	take on a real-time kernel when it finds a writer
+ * @error: set before @loaded completes: why it could not be read
+ * @refs: the cache's own, each user's, the dirty list's, the commit's
+ * @lru: under the cache's lock
+ * @dirty: under meta_lock, in the list of its kind
+ * @loaded: completes when @data or @error is valid
+ * @rcu: readers without a reference are done when this has passed
  */
 struct qcow2_slice {
-	struct rcu_head rcu;
-	struct qcow2_cache *cache;
-	refcount_t refs;
+	/* What a look-up reads, apart from what changes with each user. */
+	__be64 *data;
 	unsigned long flags;
-	enum qcow2_slice_kind kind;
+	u64 vetted;
 	u64 offset;
+	struct qcow2_cache *cache;
+	enum qcow2_slice_kind kind;
+	seqcount_t seq;
 	int error;
-	struct completion loaded;
+	refcount_t refs ____cacheline_aligned_in_smp;
 	struct list_head lru;
 	struct list_head dirty;
-	seqcount_t seq;
-	u64 vetted;
-	__be64 *data;
+	struct completion loaded;
+	struct rcu_head rcu;
 };
 
 /**
@@ -243,7 +244,8 @@ struct qcow2_slice {
  */
 struct qcow2_cache {
 	struct xarray slices;
-	spinlock_t lock;
+	/* What follows changes with each slice that comes or goes. */
+	spinlock_t lock ____cacheline_aligned_in_smp;
 	struct list_head lru;
 	unsigned int nr;
 	unsigned int max;
@@ -532,7 +534,7 @@ struct qcow2_stream {
  * @block_bytes: what guest offsets and lengths are multiples of
  * @chain: the layers beneath
  * @shared: how a layer is shared, see backing.c
- * @wq: what may sleep runs here, but for writes; a layer has none
+ * @wq: what may sleep runs here, but for most writes; a layer has none
  * @write_wq: writes, see qcow2_io_queue()
  * @file_wq: the rest of short transfers, for which what runs on @wq waits
  * @link_wq: what ends writes that change mappings: who waits for memory in a
@@ -543,6 +545,8 @@ struct qcow2_stream {
  * @meta_pool: struct qcow2_l2_meta
  * @bounce_pool: buffers of COW
  * @l1: active L1 table; changed under grow_lock and meta_lock
+ * @metadata_moves: how often metadata got a place where there was none; READ_ONCE,
+ *	changed under meta_lock
  * @reftable: refcount table, CPU byte order, under meta_lock
  * @reftable_entries: length of @reftable, under meta_lock
  * @spare_table: host offset of a cluster for an L2 table, 0 if there is none: in
@@ -550,8 +554,6 @@ struct qcow2_stream {
  * @spare_index: index in @l1
  * @l2_tables: offsets of the active L2 tables, under meta_lock
  * @refblocks: offsets of the refcount blocks, under meta_lock
- * @metadata_moves: how often metadata got a place where there was none; READ_ONCE,
- *	changed under meta_lock
  * @snapshots: where internal snapshots lie
  * @snapshot_id: of a layer that is opened as an internal snapshot: its ID, no
  *	more of it than %QCOW2_SNAPSHOT_NAME_MAX bytes; else NULL
@@ -606,8 +608,7 @@ struct qcow2_stream {
  * @released: woken when these were applied
  * @epochs: the current and the previous epoch of guest I/O
  * @epoch: index of the current one; changed under meta_lock
- * @queued_writes: writes that a worker has, or had and that are not done.  Apart from
- *	the members that the fast path reads.
+ * @queued_writes: writes that a worker has, or had and that are not done
  * @untried: writes that are left to workers before one may be fast again, see fast.c
  * @next_untried: how many that will be if that one has to wait; READ_ONCE
  *
@@ -650,13 +651,15 @@ struct qcow2_image {
 	mempool_t *bounce_pool;
 
 	struct qcow2_l1 __rcu *l1;
-	u64 *reftable;
+	u64 metadata_moves;
+
+	/* So far what the fast path reads, from here on what writes change. */
+	u64 *reftable ____cacheline_aligned_in_smp;
 	u32 reftable_entries;
 	u64 spare_table;
 	u32 spare_index;
 	struct qcow2_offsets l2_tables;
 	struct qcow2_offsets refblocks;
-	u64 metadata_moves;
 	struct qcow2_snapshots snapshots;
 	char *snapshot_id;
 	char *snapshot_name;
@@ -704,7 +707,7 @@ struct qcow2_image {
 	struct work_struct release_work;
 	bool releasing;
 	wait_queue_head_t released;
-	struct qcow2_epoch epochs[2];
+	struct qcow2_epoch epochs[2] ____cacheline_aligned_in_smp;
 	unsigned int epoch;
 	atomic_t queued_writes ____cacheline_aligned_in_smp;
 	atomic_t untried ____cacheline_aligned_in_smp;
@@ -866,6 +869,7 @@ struct qcow2_part {
  * struct qcow2_io - one guest operation
  * @img: the image
  * @op: what to do
+ * @ioprio: of its transfers, as in a bio
  * @fua: for writes: durable when it completes
  * @unmap: for a write zeroes: the host clusters may be freed
  * @by_worker: qcow2_io_submit() must not sleep, so that a worker does it all
@@ -882,6 +886,7 @@ struct qcow2_part {
 struct qcow2_io {
 	struct qcow2_image *img;
 	enum qcow2_op op;
+	u16 ioprio;
 	bool fua;
 	bool unmap;
 	bool by_worker;

@@ -166,6 +166,7 @@ void qcow2_part_start(struct qcow2_part *part, struct qcow2_file *file,
 	part->fio.file = file;
 	part->fio.offset = host_offset;
 	part->fio.iter = *data;
+	part->fio.ioprio = part->io->ioprio;
 	part->fio.write = part->io->op != QCOW2_OP_READ;
 	part->fio.done = done;
 	qcow2_file_submit(&part->fio);
