@@ -107,8 +107,17 @@ static unsigned int lowest(unsigned int set)
 	return __builtin_ctz(set);
 }
 
+/* Who only reads may do so beside others who do. */
+static const char *remedy(enum claim claim, const struct lock_set *others)
+{
+	if (claim == CLAIM_WRITE && !others->used &&
+	    !(others->unshared & PERM_CONSISTENT_READ))
+		return "attach it with --read-only, or end that use first";
+	return "end that use first";
+}
+
 static int refuse_other(const struct image_name *name, int fd,
-			const struct lock_set *others)
+			enum claim claim, const struct lock_set *others)
 {
 	unsigned int bit = lowest(others->used ? others->used
 					       : others->unshared);
@@ -118,8 +127,9 @@ static int refuse_other(const struct image_name *name, int fd,
 				       : "it does not share";
 	char who[HOLDER_MAX];
 
-	return image_refuse(name, EXIT_BUSY, "is in use by %s (%s '%s')",
-			    holder_find(fd, byte, who), how, lock_name(bit));
+	return image_refuse(name, EXIT_BUSY, "is in use by %s (%s '%s'); %s",
+			    holder_find(fd, byte, who), how, lock_name(bit),
+			    remedy(claim, others));
 }
 
 static int refuse(const struct image_name *name, int fd, enum claim claim,
@@ -135,7 +145,7 @@ static int refuse(const struct image_name *name, int fd, enum claim claim,
 	}
 	if (index >= 0)
 		return refuse_own(name, index);
-	return refuse_other(name, fd, others);
+	return refuse_other(name, fd, claim, others);
 }
 
 int claim_file(int fd, enum claim claim, const struct image_name *name,

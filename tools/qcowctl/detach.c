@@ -25,7 +25,7 @@ static const struct option options[] = {
 static int help(void)
 {
 	command_head(&detach_command);
-	puts("Returns when all that was written is safe in the image file.\n"
+	puts("Returns when all that the device accepted is safe in the image file.\n"
 	     "DEV is qcowN, or the path of the device's node.\n"
 	     "\n"
 	     "Options:\n"
@@ -37,8 +37,10 @@ static int help(void)
 /* The device may be gone all the same, but not with all that was written. */
 static int failed(const char *dev, int err, const struct control_reason *reason)
 {
-	int exit_code = refused(dev, err, reason);
+	int exit_code;
 
+	/* The driver says no more than that it is not there. */
+	exit_code = refused(dev, err, err == -ENODEV ? NULL : reason);
 	return err == -EIO || err == -EUCLEAN ? EXIT_LOST : exit_code;
 }
 

@@ -44,7 +44,7 @@ static const char *missing_words(const struct image_name *name)
 {
 	if (name->missing)
 		return name->missing;
-	return name->referrer ? "no such file"
+	return name->referrer ? "no such file; put it there"
 			      : "no such file; check the name";
 }
 

@@ -11,7 +11,7 @@
 
 static void print_line(const char *object, const char *text)
 {
-	char *safe_object = text_printable(object);
+	char *safe_object = text_printable(*object ? object : "''");
 	char *safe_text = text_printable(text);
 
 	if (safe_object && safe_text)

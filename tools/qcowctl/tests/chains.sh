@@ -173,7 +173,7 @@ test_chain_missing()
 	make_image d/mid backing=gone.raw format=raw
 	make_image d/o backing=mid format=qcow2
 	no_chain "a missing file says who refers to it" 3 \
-		"d/mid: its backing file 'gone.raw': no such file" d/o
+		"d/mid: its backing file 'gone.raw': no such file; put it there, or name another with 'qemu-img rebase -u'" d/o
 	make_image d/o backing=../directory format=raw
 	no_chain "a directory" 3 \
 		"d/o: its backing file '../directory': is a directory" d/o
@@ -183,14 +183,14 @@ test_chain_missing()
 		d/o
 	make_image d/o backing=$'a\nb\e[2J' format=raw
 	no_chain "a name with control characters" 3 \
-		"d/o: its backing file 'a\\nb\\x1b[2J': no such file" d/o
+		"d/o: its backing file 'a\\nb\\x1b[2J': no such file; put it there, or name another with 'qemu-img rebase -u'" d/o
 	make_image d/o data=gone.raw
 	no_chain "a missing data file" 3 \
 		"d/o: its data file 'gone.raw': no such file in the current directory, where QEMU looks for it too" \
 		d/o
 	make_image d/o data=/gone.raw
 	no_chain "a missing data file with an absolute name" 3 \
-		"d/o: its data file '/gone.raw': no such file" d/o
+		"d/o: its data file '/gone.raw': no such file; put it there" d/o
 }
 
 test_chain_loops()
@@ -418,7 +418,7 @@ test_chain_json_overrides()
 		'{"driver":"qcow2","backing.driver":"raw","backing.file.filename":"other.raw","file.filename":"mid"}'
 	make_image o backing='json:{"driver":"qcow2","backing":{"driver":"raw","file.filename":"gone"},"file.filename":"mid"}'
 	no_chain "json: the other backing file is missing" 3 \
-		"mid: its backing file 'json:{\"driver\":\"raw\",\"file\":{\"filename\":\"gone\"}}': no such file" \
+		"mid: its backing file 'json:{\"driver\":\"raw\",\"file\":{\"filename\":\"gone\"}}': no such file; put it there" \
 		o
 	make_image o backing='json:{"driver":"qcow2","backing":"node0","file.filename":"mid"}'
 	no_chain "json: a node instead of a backing file" 5 \

@@ -552,7 +552,8 @@ static int fake_detach(struct qcow2_ctl_detach *arg)
 		return refuse(knob("FAKE_ERRNO_DETACH"), arg->reason,
 			      arg->reason_size, getenv("FAKE_REASON"));
 	if (!load(arg->index, &device))
-		return refuse(ENODEV, 0, 0, NULL);
+		return refuse(ENODEV, arg->reason, arg->reason_size,
+			      "no such device");
 	if (still_busy())
 		return refuse(EBUSY, arg->reason, arg->reason_size,
 			      "device is open");

@@ -237,23 +237,23 @@ test_lock_backing()
 	run "$fake" attach locks/mid
 	is "backing file: not for writing while it is only that" [ "$rc" = 6 ]
 	verify "backing file: says whose" 6 "" \
-		"qcowctl: locks/mid: is in use by /dev/qcow0, as a backing file (it does not share 'write')$nl"
+		"qcowctl: locks/mid: is in use by /dev/qcow0, as a backing file (it does not share 'write'); attach it with --read-only, or end that use first$nl"
 	detach_held qcow0
 	fails "backing file: says who is left" 6 \
-		"locks/mid: is in use by /dev/qcow1, as a backing file (it does not share 'write')" \
+		"locks/mid: is in use by /dev/qcow1, as a backing file (it does not share 'write'); attach it with --read-only, or end that use first" \
 		"$fake" attach locks/mid
 	ln locks/mid locks/hard
 	fails "backing file: by another name" 6 \
-		"locks/hard: is in use by /dev/qcow1, as a backing file (it does not share 'write')" \
+		"locks/hard: is in use by /dev/qcow1, as a backing file (it does not share 'write'); attach it with --read-only, or end that use first" \
 		"$fake" attach locks/hard
 	rm locks/hard
 	fails "backing file: as a data file, the lowest of the chain" 6 \
-		"locks/wrong: its data file '$tmp/locks/base.raw': is in use by /dev/qcow1, as a backing file (it does not share 'write')" \
+		"locks/wrong: its data file '$tmp/locks/base.raw': is in use by /dev/qcow1, as a backing file (it does not share 'write'); attach it with --read-only, or end that use first" \
 		"$fake" attach locks/wrong
 	rm "$FAKE_ROOT/sys/block/qcow1/qcow2/chain"
 	run "$fake" attach locks/mid
 	is "backing file: of a driver that lists no chain" \
-		grep -q "^qcowctl: locks/mid: is in use by [^/]* (it does not share 'write')$" err
+		grep -q "^qcowctl: locks/mid: is in use by [^/]* (it does not share 'write'); attach it with --read-only, or end that use first$" err
 	detach_held qcow1
 	attach_held locks/mid
 	is "backing file: for writing when all are gone" attached 0
@@ -280,7 +280,7 @@ test_lock_data_file()
 	run "$fake" attach locks/same-data
 	is "data file: not for two images" [ "$rc" = 6 ]
 	verify "data file: says which, and whose" 6 "" \
-		"qcowctl: locks/same-data: its data file '$tmp/locks/data': is in use by /dev/qcow0, as a data file (it holds the lock for 'write')$nl"
+		"qcowctl: locks/same-data: its data file '$tmp/locks/data': is in use by /dev/qcow0, as a data file (it holds the lock for 'write'); end that use first$nl"
 	detach_held qcow0
 	# Names in which the kernel escapes something.
 	mv locks/base.raw $'locks/a b\\040\n'
@@ -289,7 +289,7 @@ test_lock_data_file()
 	attach_held locks/strange
 	run "$fake" attach locks/fourth
 	is "backing file: of a strange name" \
-		grep -q "is in use by /dev/qcow0, as a backing file (it does not share 'write')$" err
+		grep -q "is in use by /dev/qcow0, as a backing file (it does not share 'write'); attach it with --read-only, or end that use first$" err
 	detach_held qcow0
 }
 
@@ -297,7 +297,7 @@ test_lock_data_file()
 
 while_written()
 {
-	local by=$1 who="$1, process HOLDER (it holds the lock for 'write')"
+	local by=$1 who="$1, process HOLDER (it holds the lock for 'write'); end that use first"
 
 	busy_with "$by writes: attach" "locks/image: is in use by $who" \
 		"$fake" attach locks/image
@@ -317,7 +317,7 @@ while_read()
 	local by=$1
 
 	busy_with "$by reads: attach" \
-		"locks/image: is in use by $by, process HOLDER (it does not share 'write')" \
+		"locks/image: is in use by $by, process HOLDER (it does not share 'write'); attach it with --read-only, or end that use first" \
 		"$fake" attach locks/image
 	attach_held -r locks/image
 	attach_held --snapshot s locks/image
@@ -335,7 +335,7 @@ while_read()
 while_locked()
 {
 	busy_with "$1 is not shared: attach" \
-		"locks/image: is in use by python3, process HOLDER (it does not share '$1')" \
+		"locks/image: is in use by python3, process HOLDER (it does not share '$1'); attach it with --read-only, or end that use first" \
 		"$fake" attach locks/image
 	attach_held -r locks/image
 	is "$1 is not shared: attach -r" attached 0
@@ -352,7 +352,7 @@ while_waited_for()
 	: >out
 	is "a holder that is younger: is younger" [ "$holder" -gt "$1" ]
 	verify "a holder that is younger" 6 "" \
-		"qcowctl: locks/image: is in use by qemu-io, process $holder (it holds the lock for 'write')$nl"
+		"qcowctl: locks/image: is in use by qemu-io, process $holder (it holds the lock for 'write'); end that use first$nl"
 }
 
 test_lock_foreign()

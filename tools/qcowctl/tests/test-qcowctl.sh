@@ -326,7 +326,7 @@ test_image_open()
 	: >file
 	fails "image missing" 3 "missing: no such file; check the name" \
 		"$real" attach missing
-	fails "image with an empty name" 3 ": no such file; check the name" \
+	fails "image with an empty name" 3 "'': no such file; check the name" \
 		"$real" attach ""
 	fails "image below a file" 3 "file/x: no such file; check the name" \
 		"$real" attach file/x
@@ -667,7 +667,7 @@ does_not_detach()
 	node stale 240 99 virtual/block/qcow99
 	rm "$FAKE_ROOT/sys/dev/block/240:99"
 	: >regular
-	fails "detach $1" 7 "$2: $3" "$fake" detach "$2"
+	fails "detach $1" 7 "${2:-''}: $3" "$fake" detach "$2"
 	attached 3 || bail_out "a refused detach detached"
 }
 
