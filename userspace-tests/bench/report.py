@@ -5,8 +5,9 @@ the plots.
 
 A ratio is taken in each round, of two runs that were made shortly after each other;
 what counts is the median over the rounds. A target is only called reached ("pass")
-or not ("FAIL") when there were 5 rounds; from fewer, "above" or "below" says where
-the median lies. What was not measured in every round has no verdict at all.
+or not ("FAIL") when there were 5 rounds; from fewer, "would pass" or "would miss" says
+where the median lies. What is counted, and not timed, is the same in each round: one is
+enough. What was not measured in every round has no verdict at all.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import rows
 
 ROUNDS = 5
 NOT_MEASURED = "not measured"
+WOULD_PASS, WOULD_MISS = "would pass", "would miss"
 
 
 class Line(NamedTuple):
@@ -52,9 +54,10 @@ def spread(values, digits):
 
 
 def verdict(value, limit, kind, rounds):
+    reached = value <= limit if kind.upper_limit else value >= limit
     if rounds < ROUNDS:
-        return "above" if value >= limit else "below"
-    return "pass" if (value <= limit if kind.upper_limit else value >= limit) else "FAIL"
+        return WOULD_PASS if reached else WOULD_MISS
+    return "pass" if reached else "FAIL"
 
 
 def by_round(found, row, device, number):
@@ -187,12 +190,17 @@ def summary(found, lines):
     wanted = [line for line in lines if line.target]
     count = {mark: sum(line.verdict == mark for line in wanted)
              for mark in ("pass", "FAIL", NOT_MEASURED)}
-    text = (f"{len(wanted)} targets: {count['pass']} pass, {count['FAIL']} FAIL, "
+    targets = "1 target" if len(wanted) == 1 else f"{len(wanted)} targets"
+    text = (f"{targets}: {count['pass']} pass, {count['FAIL']} FAIL, "
             f"{count[NOT_MEASURED]} not measured")
-    open_ones = len(wanted) - sum(count.values())
+    would = {mark: sum(line.verdict == mark for line in wanted)
+             for mark in (WOULD_PASS, WOULD_MISS)}
+    open_ones = sum(would.values())
     if open_ones:
-        text += f", {open_ones} without a verdict: that takes {ROUNDS} rounds"
-    return text + (f"; {found['failures']} runs failed" if found["failures"] else "")
+        text += (f", {open_ones} without a verdict, as that takes {ROUNDS} rounds: "
+                 f"{would[WOULD_PASS]} {WOULD_PASS}, {would[WOULD_MISS]} {WOULD_MISS}")
+    failures = found["failures"]
+    return text + (f"; {failures} run{'s' if failures > 1 else ''} failed" if failures else "")
 
 
 def text_table_of(table):

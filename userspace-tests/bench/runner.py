@@ -29,6 +29,7 @@ class Runner:
         self.results = {}
         self.misses = []
         self.failures = 0
+        self.begun, self.planned = 0, 0
 
     def measure(self, row, device, seed):
         """One run; its numbers are kept and returned."""
@@ -42,6 +43,15 @@ class Runner:
 
     def prepare(self, names):
         self.stage.prepare({row.state for row in rows.ROWS if row.name in names})
+
+    def runs_in_round(self, names):
+        """How many there are."""
+        return (sum(len(row.devices) for row in rows.ROWS if row.name in names) +
+                (rows.MISSES in names))
+
+    def plan(self, names, rounds):
+        """What is to come, so that each run can say how far it is."""
+        self.planned = rounds * self.runs_in_round(names)
 
     def results_found(self):
         return {"rows": self.results, rows.MISSES: self.misses}
@@ -58,11 +68,14 @@ class Runner:
             if row.name not in names:
                 continue
             for device in shuffled(row.devices, f"{row.name} {number}"):
-                self.attempt(f"round {number + 1}, {row.title}, {device}",
-                             lambda: self.measure(row, device, number + 1))
+                self.run_of_round(number + 1, f"{row.title}, {device}",
+                                  lambda: self.measure(row, device, number + 1))
         if rows.MISSES in names:
-            self.attempt(f"round {number + 1}, {rows.MISSES_TITLE}",
-                         lambda: self.count(number + 1))
+            self.run_of_round(number + 1, rows.MISSES_TITLE, lambda: self.count(number + 1))
+
+    def run_of_round(self, number, title, what):
+        self.begun += 1
+        self.attempt(f"{self.begun} of {self.planned}, round {number}, {title}", what)
 
     def attempt(self, title, what):
         """The results of the other runs are worth keeping when one fails."""
@@ -105,6 +118,7 @@ def main(kind):
     with runner.stage.set_up(options.disk_size):
         runner.prepare(options.rows)
         note(f"prepared in {time.monotonic() - began:.0f} s")
+        runner.plan(options.rows, options.rounds)
         for number in range(options.rounds):
             runner.round(options.rows, number)
         runner.attempt("qemu-img check of all images", runner.stage.check_all)

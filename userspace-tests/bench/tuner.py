@@ -63,12 +63,16 @@ class Tuner(Runner):
         elif load.state == "mapped":
             fill_cache(target)
 
+    def runs_in_round(self, names):
+        return sum(len(runs) for topic in tuning.TOPICS if topic.name in names
+                   for runs in tuning.runs_of(topic))
+
     def round(self, names, number):
         for topic in tuning.TOPICS:
             for runs in tuning.runs_of(topic) if topic.name in names else []:
                 for load, variant in shuffled(runs, f"{topic.name} {number}"):
-                    self.attempt(
-                        f"round {number + 1}, {topic.name}, {load.title}, {variant.title}",
+                    self.run_of_round(
+                        number + 1, f"{topic.name}, {load.title}, {variant.title}",
                         lambda: self.measure_variant(topic, load, variant, number + 1))
 
     def results_found(self):

@@ -117,7 +117,13 @@ with case("no verdict from one round, none on what was not measured"):
     lines = report.lines_of({"rounds": 1, "asked": rows.NAMES, "rows": runner.results,
                              "misses": runner.misses})
     marks = {line.verdict for line in lines if line.name != rows.MISSES}
-    expect(marks <= {"", "above", "below", report.NOT_MEASURED}, f"verdicts: {marks}")
+    expect(marks <= {"", report.WOULD_PASS, report.WOULD_MISS, report.NOT_MEASURED},
+           f"verdicts: {marks}")
+    for kind, ratio, wanted in ((report.SPEED, 0.9, report.WOULD_PASS),
+                                (report.SPEED, 0.7, report.WOULD_MISS),
+                                (report.CPU, 0.9, report.WOULD_MISS),
+                                (report.CPU, 0.7, report.WOULD_PASS)):
+        expect_equal(report.verdict(ratio, 0.8, kind, 1), wanted, f"{ratio} of 0.8")
     source = {row.name: row.row for row in rows.CPU_ROWS + rows.LOG_ROWS}
     for line_ in lines:
         runs = runner.results.get(source.get(line_.name, line_.name), {})
