@@ -5,7 +5,7 @@ import os
 import resource
 import subprocess
 
-from guest_common import SCRIPTS, SYSTEM_PATH, GuestError, last_line_of
+from guest_common import SCRIPTS, SYSTEM_PATH, GuestError, last_line_of, say
 
 
 def memory_directory(size):
@@ -29,6 +29,13 @@ def memory_directory(size):
     return best
 
 
+def most_cpus(kdir):
+    """What the kernel was built for: it leaves out the others, and says nothing."""
+    with open(os.path.join(kdir, ".config"), encoding="utf-8") as file:
+        return next(int(line.split("=")[1]) for line in file
+                    if line.startswith("CONFIG_NR_CPUS="))
+
+
 class Machine:
     """Known to the guest: the devices that its command's output goes to."""
 
@@ -37,6 +44,9 @@ class Machine:
     def __init__(self, options):
         self.options = options
         self.kdir = last_line_of(os.path.join(SCRIPTS, "kernel"), options.kernel)
+        most = most_cpus(self.kdir)
+        if options.cpus > most:
+            say(f"this kernel has at most {most} CPUs, not {options.cpus}: there are {most}")
         releases = os.path.join(os.path.dirname(self.kdir), "modules", "lib", "modules")
         self.modules = os.path.join(releases, os.listdir(releases)[0])
         self.parent_directory = memory_directory(options.mem)
