@@ -16,6 +16,8 @@
 /* From now on delayed work comes after this many nanoseconds. */
 void shim_set_delay(long long ns);
 u64 shim_now_ns(void);
+/* While it stands still, jiffies is what it is now. */
+void shim_stop_jiffies(bool stop);
 
 /* ---- memory ---- */
 

@@ -59,6 +59,9 @@ static long long fixed_delay = SHIM_DELAY_REAL;
 
 static int chosen_cpu;
 
+/* Jiffies, if their clock stands still, else 0. */
+static unsigned long stopped_at;
+
 /* Tokens that order the runs of one work, by its address. */
 static char runs[1024];
 
@@ -257,9 +260,19 @@ void shim_set_delay(long long ns)
 	__atomic_store_n(&fixed_delay, ns, __ATOMIC_RELAXED);
 }
 
-unsigned long shim_jiffies(void)
+static unsigned long ticks(void)
 {
 	return shim_now_ns() / (1000000000 / HZ);
+}
+
+void shim_stop_jiffies(bool stop)
+{
+	__atomic_store_n(&stopped_at, stop ? ticks() : 0, __ATOMIC_RELAXED);
+}
+
+unsigned long shim_jiffies(void)
+{
+	return __atomic_load_n(&stopped_at, __ATOMIC_RELAXED) ?: ticks();
 }
 
 static u64 due_time(unsigned long delay)

@@ -32,32 +32,45 @@
  * Where the file system has to find space first, in holes and in what it holds as
  * unwritten, each write would be tried in vain, and the tries take the locks that
  * those who find the space need.  So when writes have to wait one after the other,
- * more and more are not tried, until one of those that are goes through.
+ * more and more are not tried, until one of those that are goes through.  Not so in the
+ * tick in which that begins, for it may be a matter of a moment: ext4 has to wait, say,
+ * to note the time of a write, once a tick.
  */
 
 #include <linux/atomic.h>
 #include <linux/errno.h>
+#include <linux/jiffies.h>
 #include <linux/minmax.h>
 #include <linux/uio.h>
 
 #include "image.h"
 
-/* One write of so many is tried at least. */
+/* No more writes than these are not tried before one is. */
 #define MOST_UNTRIED	63U
 
-/* Counts are for all CPUs and may be off by some; nothing depends on them but speed. */
-static void note_try(struct qcow2_image *img, bool would_wait)
+static void went_through(struct qcow2_image *img)
 {
-	unsigned int next = READ_ONCE(img->next_untried);
-
-	if (would_wait) {
-		atomic_set(&img->untried, next);
-		WRITE_ONCE(img->next_untried, min(2 * next + 1, MOST_UNTRIED));
-	} else if (next) {
-		WRITE_ONCE(img->next_untried, 0);
-	}
+	if (!READ_ONCE(img->waits_since))
+		return;
+	WRITE_ONCE(img->waits_since, 0);
+	WRITE_ONCE(img->next_untried, 0);
+	atomic_set(&img->untried, 0);
 }
 
+static void would_wait(struct qcow2_image *img)
+{
+	unsigned int next = READ_ONCE(img->next_untried);
+	unsigned long since = READ_ONCE(img->waits_since);
+
+	if (!since)
+		WRITE_ONCE(img->waits_since, jiffies);
+	if (!since || since == jiffies)
+		return;
+	atomic_set(&img->untried, next);
+	WRITE_ONCE(img->next_untried, min(2 * next + 1, MOST_UNTRIED));
+}
+
+/* Counts are for all CPUs and may be off by some; nothing depends on them but speed. */
 static bool is_worth_a_try(struct qcow2_image *img)
 {
 	return !atomic_read(&img->untried) ||
@@ -70,12 +83,14 @@ static void fast_done(struct qcow2_fio *fio)
 	struct qcow2_io *io = part->io;
 
 	qcow2_epoch_exit(part->epoch);
-	if (fio->write)
-		note_try(io->img, fio->error == -EAGAIN);
 	if (fio->error == -EAGAIN) {
+		if (fio->write)
+			would_wait(io->img);
 		qcow2_io_queue(io);
 		return;
 	}
+	if (fio->write)
+		went_through(io->img);
 	io->error = fio->error;
 	io->done(io);
 }
@@ -134,6 +149,7 @@ static void submit(struct qcow2_io *io, struct qcow2_epoch *epoch,
 
 	part->io = io;
 	part->epoch = epoch;
+	part->fio.ioprio = io->ioprio;
 	part->fio.dsync = false;
 	part->fio.nowait = true;
 	qcow2_part_start(part, qcow2_data_file(extent->img),

@@ -246,15 +246,14 @@ static int plain_error(int error)
 	}
 }
 
-/* -EOPNOTSUPP: what lies below became a device that always waits. */
-static bool would_wait(const struct qcow2_fio *fio, int error)
-{
-	return fio->nowait && (error == -EAGAIN || error == -EOPNOTSUPP);
-}
-
+/*
+ * What fails for who must not wait need not fail for a worker, whatever it is: the task
+ * that submitted the request may be about to be killed, say, and get no memory; or what
+ * lies below became a device that always waits (-EOPNOTSUPP).
+ */
 static void finish(struct qcow2_fio *fio, int error)
 {
-	fio->error = would_wait(fio, error) ? -EAGAIN : plain_error(error);
+	fio->error = error && fio->nowait ? -EAGAIN : plain_error(error);
 	fio->done(fio);
 }
 
@@ -371,15 +370,6 @@ static bool offset_is_sane(const struct qcow2_fio *fio)
 	       bytes <= QCOW2_MAX_HOST_OFFSET - fio->offset;
 }
 
-/*
- * What fails at once for whoever submitted the request need not fail for a worker: the
- * task may be about to be killed, say, and get no memory.
- */
-static bool may_be_tasks_own(const struct qcow2_fio *fio, ssize_t ret)
-{
-	return fio->nowait && ret < 0;
-}
-
 static void issue(struct qcow2_fio *fio)
 {
 	const struct file_operations *fop = fio->file->filp->f_op;
@@ -404,7 +394,7 @@ static void issue(struct qcow2_fio *fio)
 		ret = fop->read_iter(&fio->iocb, &fio->rest);
 	leave_fs(old);
 	if (ret != -EIOCBQUEUED)
-		kiocb_done(&fio->iocb, may_be_tasks_own(fio, ret) ? -EAGAIN : ret);
+		kiocb_done(&fio->iocb, ret);
 	put_transfer(fio);
 }
 

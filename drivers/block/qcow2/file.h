@@ -27,9 +27,9 @@ struct qcow2_reason;
  * @ioprio: as in a bio; 0 for that of whoever transfers it
  * @write: true for a write
  * @dsync: for a write: complete only when the data is durable
- * @nowait: fail with -EAGAIN, maybe after some of it was transferred, rather than
- *	wait for anything but memory, and rather than for a reason that is the
- *	task's own; the file must be fit for that, see qcow2_file_can_nowait()
+ * @nowait: do not wait for anything but memory, and fail with -EAGAIN, whatever the
+ *	reason, maybe after some of it was transferred; the file must be fit for
+ *	that, see qcow2_file_can_nowait()
  * @done: called once, in any context, maybe before qcow2_file_submit()
  *	returns; must not sleep
  * @error: result for @done, 0 or a negative errno

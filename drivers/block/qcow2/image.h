@@ -608,9 +608,12 @@ struct qcow2_stream {
  * @released: woken when these were applied
  * @epochs: the current and the previous epoch of guest I/O
  * @epoch: index of the current one; changed under meta_lock
- * @queued_writes: writes that a worker has, or had and that are not done
+ * @queued_writes: writes that a worker has, or had and that are not done but for a
+ *	commit
  * @untried: writes that are left to workers before one may be fast again, see fast.c
  * @next_untried: how many that will be if that one has to wait; READ_ONCE
+ * @waits_since: when a write that was tried had to wait, if none has gone through
+ *	since, in jiffies; else 0.  READ_ONCE
  *
  * Lock order::
  *
@@ -712,6 +715,7 @@ struct qcow2_image {
 	atomic_t queued_writes ____cacheline_aligned_in_smp;
 	atomic_t untried ____cacheline_aligned_in_smp;
 	unsigned int next_untried;
+	unsigned long waits_since;
 };
 
 static inline bool qcow2_image_read_only(const struct qcow2_image *img)
@@ -869,7 +873,7 @@ struct qcow2_part {
  * struct qcow2_io - one guest operation
  * @img: the image
  * @op: what to do
- * @ioprio: of its transfers, as in a bio
+ * @ioprio: as in a bio; of the transfers that only this operation waits for
  * @fua: for writes: durable when it completes
  * @unmap: for a write zeroes: the host clusters may be freed
  * @by_worker: qcow2_io_submit() must not sleep, so that a worker does it all

@@ -21,8 +21,11 @@
 #include <linux/bug.h>
 #include <linux/cpumask.h>
 #include <linux/errno.h>
+#include <linux/preempt.h>
+#include <linux/sched.h>
 #include <linux/sched/isolation.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/rt.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
 
@@ -108,8 +111,8 @@ void qcow2_io_put(struct qcow2_io *io)
  * @io: the operation
  *
  * Context: may sleep until other parts are done.
- * Return: the part; set are its operation, and that its transfer may wait and need
- * not be durable.
+ * Return: the part; set are its operation, whose priority its transfer has, and that
+ * this may wait and need not be durable.
  */
 struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io)
 {
@@ -119,6 +122,7 @@ struct qcow2_part *qcow2_part_alloc(struct qcow2_io *io)
 		part = mempool_alloc(io->img->part_pool, GFP_NOIO);
 	io->part_taken = true;
 	part->io = io;
+	part->fio.ioprio = io->ioprio;
 	part->fio.dsync = false;
 	part->fio.nowait = false;
 	return part;
@@ -151,7 +155,7 @@ static void part_done(struct qcow2_fio *fio)
 
 /**
  * qcow2_part_start() - start a part's transfer
- * @part: with its operation, its epoch, fio.dsync and fio.nowait set
+ * @part: with its operation, its epoch, fio.ioprio, fio.dsync and fio.nowait set
  * @file: the file
  * @host_offset: byte offset in it
  * @data: bvecs to read into or to write from, as the operation says
@@ -166,7 +170,6 @@ void qcow2_part_start(struct qcow2_part *part, struct qcow2_file *file,
 	part->fio.file = file;
 	part->fio.offset = host_offset;
 	part->fio.iter = *data;
-	part->fio.ioprio = part->io->ioprio;
 	part->fio.write = part->io->op != QCOW2_OP_READ;
 	part->fio.done = done;
 	qcow2_file_submit(&part->fio);
@@ -256,15 +259,21 @@ static void run_io(struct work_struct *work)
 	memalloc_noio_restore(noio);
 }
 
+/* Who waits without sleep, as io_uring's thread may that polls, or before all others. */
+static bool may_keep_cpu(void)
+{
+	return in_task() && (rt_task(current) || (current->flags & PF_IO_WORKER));
+}
+
 /*
- * Who submits one write after the other waits meanwhile, so it may as well run here.
+ * Who submits one write after the other sleeps meanwhile, so it may as well run here.
  * For several another CPU is found, if there is one.
  */
 static unsigned int cpu_of_write(const struct qcow2_image *img)
 {
 	unsigned int here = raw_smp_processor_id(), next;
 
-	if (atomic_read(&img->queued_writes) <= 1)
+	if (atomic_read(&img->queued_writes) <= 1 && !may_keep_cpu())
 		return here;
 	next = cpumask_next(here, cpu_online_mask);
 	return next < nr_cpu_ids ? next : cpumask_first(cpu_online_mask);

@@ -879,6 +879,8 @@ static void start_transfer(struct qcow2_io *io, struct qcow2_l2_meta *meta,
 	meta->part = part;
 	part->meta = meta;
 	part->epoch = epoch;
+	/* Others may have to wait for the meta, whose priority is higher. */
+	part->fio.ioprio = 0;
 	qcow2_part_start(part, qcow2_data_file(io->img), host_offset, data,
 			 transfer_done);
 	/* Often it has ended already; else it is no business of ours any more. */

@@ -5,5 +5,6 @@
 
 #define preempt_disable()	barrier()
 #define preempt_enable()	barrier()
+#define in_task()		true
 
 #endif

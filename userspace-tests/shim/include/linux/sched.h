@@ -4,6 +4,14 @@
 
 #include <linux/compiler.h>
 
+/* All threads are as one another. */
+struct task_struct {
+	unsigned int flags;
+};
+
+#define PF_IO_WORKER	0x10
+#define current		(&(struct task_struct) {})
+
 /* Sleeps for so many ticks of jiffies.h. */
 long schedule_timeout_uninterruptible(long ticks);
 

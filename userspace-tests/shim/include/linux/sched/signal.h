@@ -4,7 +4,7 @@
 
 #include <linux/types.h>
 
-#define current	NULL
+#include <linux/sched.h>
 
 /* See shim_kill_after(). */
 bool fatal_signal_pending(const void *task);
