@@ -259,7 +259,7 @@ static void run_io(struct work_struct *work)
 	memalloc_noio_restore(noio);
 }
 
-/* Who waits without sleep, as io_uring's thread may that polls, or before all others. */
+/* Such may wait without sleep: io_uring's thread that polls, and who runs before others. */
 static bool may_keep_cpu(void)
 {
 	return in_task() && (rt_task(current) || (current->flags & PF_IO_WORKER));
