@@ -64,7 +64,7 @@ static void would_wait(struct qcow2_image *img)
 
 	if (!since)
 		WRITE_ONCE(img->waits_since, jiffies);
-	if (!since || since == jiffies)
+	if (!since || !time_after(jiffies, since))
 		return;
 	atomic_set(&img->untried, next);
 	WRITE_ONCE(img->next_untried, min(2 * next + 1, MOST_UNTRIED));
