@@ -115,9 +115,13 @@ def no_leak():
     images = make_images()
     attach_and_detach(images, 40)
     settled()
-    before = settled()
-    attach_and_detach(images, ROUNDS)
-    after = settled()
+    # What leaks does so each time; what this program's threads keep, it keeps once.
+    for _ in range(3):
+        before = settled()
+        attach_and_detach(images, ROUNDS)
+        after = settled()
+        if before[0] - after[0] < ALLOWED_BYTES:
+            break
     expect_no_growth(before, after)
     for image in images:
         check(image)
