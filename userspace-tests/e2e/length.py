@@ -151,6 +151,80 @@ def in_the_middle_of_a_block():
     check(image)
 
 
+SLOW = "/dev/mapper/length-slow"
+READS, WRITES = 400, 1200
+
+
+def slowed(disk, reads, writes):
+    """A table for device mapper: milliseconds."""
+    return f"0 {512 * MIB // SECTOR} delay {disk} 0 {reads} {disk} 0 {writes}"
+
+
+def slow_down(disk, reads, writes):
+    name = os.path.basename(SLOW)
+    run("dmsetup", "load", name, "--table", slowed(disk, reads, writes))
+    run("dmsetup", "suspend", "--nolockfs", name)
+    run("dmsetup", "resume", name)
+
+
+@contextlib.contextmanager
+def slow_ext4_on(disk, where):
+    """Above loop, as device mapper's delay says that it always waits."""
+    run("modprobe", "loop")
+    run("dmsetup", "create", os.path.basename(SLOW), "--table", slowed(disk, 0, 0))
+    try:
+        loop = run("losetup", "--find", "--show", "--direct-io=on", SLOW).stdout.strip()
+        try:
+            run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", loop)
+            with mounted(loop, where):
+                try:
+                    yield
+                finally:
+                    slow_down(disk, 0, 0)
+        finally:
+            run("losetup", "--detach", loop)
+    finally:
+        run("dmsetup", "remove", "--retry", os.path.basename(SLOW))
+
+
+def fast_before(disk, image, copying, data):
+    with Device(image, "--direct-io") as device, device.open() as guest, device.open() as first:
+        for cluster in range(2):
+            guest.read(cluster * CLUSTER, SECTOR)
+        # What qcowctl has read, for a write that would have to drop it waits.
+        drop_caches()
+        slow_down(disk, READS, WRITES)
+        thread = threading.Thread(target=first.write, args=(copying, noise(SECTOR, 2)))
+        thread.start()
+        time.sleep(READS / 4 / 1000)
+        # A write must wait to note another time than the file has: the next tick's.
+        os.utime(image)
+        guest.write(CLUSTER, data)
+        thread.join()
+        slow_down(disk, 0, 0)
+        guest.flush()
+        drop_caches()
+        expect_same_bytes(guest.read(CLUSTER, SECTOR), data, "the sector at the file's end")
+
+
+def fast_before_the_first(disk):
+    """A write that is fast, in the block in which the file ends, comes while the first write
+    of all waits to copy: nothing may make the file longer beneath it."""
+    base, image = place("slow/base"), place("slow/image")
+    with open(base, "wb") as file:
+        file.write(noise(MIB, 1))
+    create(image, MIB, cluster_size=CLUSTER, extended_l2="on", backing_file=base,
+           backing_fmt="raw")
+    with Device(image, "--direct-io") as device, device.open() as guest:
+        for cluster in range(2):
+            guest.write(cluster * CLUSTER, noise(2 * KIB, 2))
+        guest.flush()
+    expect(length(image) % (4 * KIB) != 0, f"the file has {length(image)} bytes")
+    for round_ in range(3):
+        fast_before(disk, image, CLUSTER // 2 + round_ * 4 * KIB, noise(SECTOR, 3 + round_))
+    check(image)
+
+
 def of_others():
     """A length that somebody else gave the file is not ours to change."""
     image = new_image("of-others")
@@ -230,7 +304,7 @@ def without():
     check(image)
 
 
-disk, = ram_disks(1, 512 * MIB)
+disk, other = ram_disks(2, 512 * MIB)
 with ext4_on(disk, ROOT):
     with case("the file is made longer ahead, by a hole, and cut at detach"):
         ahead()
@@ -242,6 +316,9 @@ with ext4_on(disk, ROOT):
         lost_tail()
     with case("a file that ends in the middle of a block"):
         in_the_middle_of_a_block()
+    with case("a file that ends in the middle of a block, and a write that is fast"):
+        with slow_ext4_on(other, place("slow")):
+            fast_before_the_first(other)
     with case("a length that others gave the file stays"):
         of_others()
     with case("an external data file"):

@@ -179,7 +179,7 @@ static void end_with_a_block(struct qcow2_file *file)
 		aligned = round_up(bytes, i_blocksize(file->inode));
 		if (aligned > bytes)
 			set_length_ahead(file, aligned);
-		/* Pairs with that of reach(): who sees it sees the length. */
+		/* Pairs with reach() and qcow2_file_has(): who sees it sees the length. */
 		smp_store_release(&file->ends_with_a_block, true);
 	}
 	mutex_unlock(&file->ahead_lock);
@@ -749,15 +749,22 @@ bool qcow2_file_can_nowait(const struct qcow2_file *file)
 }
 
 /**
- * qcow2_file_has() - is the file so long?
+ * qcow2_file_has() - may be written up to there without a change of the length?
  * @file: the file
- * @bytes: how long
+ * @bytes: how far from its beginning
+ *
+ * Not before the length was looked at once, by a transfer that may wait: to make
+ * it a multiple of a block is no good beside a write (see end_with_a_block()).
  *
  * Context: any.
- * Return: true if it has @bytes bytes at least.
+ * Return: true if the file has @bytes bytes at least, and its length stays as it is
+ * however many writes end there at most.
  */
 bool qcow2_file_has(const struct qcow2_file *file, u64 bytes)
 {
+	/* Pairs with that of end_with_a_block(). */
+	if (file->ahead && !smp_load_acquire(&file->ends_with_a_block))
+		return false;
 	return bytes <= qcow2_file_bytes(file);
 }
 
