@@ -82,6 +82,77 @@ def slow_disk(disk):
         run("dmsetup", "remove", "--retry", "slow")
 
 
+HELD = "/dev/mapper/held"
+CLUSTER, READS = 64 * KIB, 8
+
+
+@contextlib.contextmanager
+def disk_that_can_hold(disk):
+    """A loop device above one that can be told to hold all that comes."""
+    size = int(run("blockdev", "--getsz", disk).stdout)
+    run("dmsetup", "create", "held", "--table", f"0 {size} linear {disk} 0")
+    try:
+        loop = run("losetup", "--find", "--show", "--direct-io=on", HELD).stdout.strip()
+        try:
+            yield loop
+        finally:
+            run("losetup", "--detach", loop)
+    finally:
+        run("dmsetup", "remove", "--retry", "held")
+
+
+@contextlib.contextmanager
+def held():
+    run("dmsetup", "suspend", "--noflush", "--nolockfs", "held")
+    try:
+        yield
+    finally:
+        run("dmsetup", "resume", "held")
+
+
+def make_scattered(image):
+    """Every second cluster is in the file, in more pieces than one block of the file system
+    tells of; the last clusters are in no table's way to them."""
+    create(image, 2 * SIZE - MIB, cluster_size=CLUSTER, preallocation="metadata")
+    run("qemu-img", "resize", "-q", "-f", "qcow2", image, 2 * SIZE)
+    with Device(image, "--direct-io") as device, device.open() as guest:
+        for offset in range(0, 2 * SIZE - MIB, 2 * CLUSTER):
+            guest.write(offset, noise(4 * KIB, offset + 1))
+
+
+def wait_until_started(device):
+    for _ in range(200):
+        started = int(content(f"/sys/block/{device.name}/inflight").split()[0])
+        if started == READS:
+            return
+        time.sleep(0.05)
+    raise Failure(f"{started} of {READS} reads were started while the first one sleeps")
+
+
+def read_a_list(device, first):
+    return running("fio", "--name=list", f"--filename={device.path}", "--direct=1",
+                   "--ioengine=libaio", f"--iodepth={READS}", f"--iodepth_batch_submit={READS}",
+                   f"--rw=read:{2 * CLUSTER - 4 * KIB}", "--bs=4k", f"--offset={first}",
+                   f"--number_ios={READS}", "--invalidate=0")
+
+
+def first_sleeps(disk):
+    """The file system sleeps for the block that tells where the data lies."""
+    with disk_that_can_hold(disk) as loop:
+        run("mkfs.ext4", "-q", "-F", loop)
+        image = os.path.join(MOUNT, "image")
+        with mounted(loop, MOUNT):
+            make_scattered(image)
+        with mounted(loop, MOUNT), Device(image, "--direct-io") as device:
+            with device.open() as guest:
+                guest.read(2 * SIZE - CLUSTER, SECTOR)
+                with contextlib.ExitStack() as stack:
+                    with held():
+                        reader = stack.enter_context(read_a_list(device, 3 * SIZE // 2))
+                        wait_until_started(device)
+                    expect_good_end(reader)
+
+
 def check_for_qemu(image, content):
     check(image)
     expect_equal(digest(to_raw(image, work("raw"))), content, "contents as QEMU reads them")
@@ -132,7 +203,9 @@ for number, image_options in enumerate((USUAL, USUAL | {"preallocation": "metada
     with case(f"one job writes to two images, {settings(image_options)}, above loop"), \
             disk_of_another_driver() as path:
         test_two(7700 + number, (path, f"{path}-2"), **image_options)
-ram, = ram_disks(1, 2 * SIZE)
+ram, larger = ram_disks(2, 4 * SIZE)
+with case("who submits a list sleeps for the first one of it: the others are started"):
+    first_sleeps(larger)
 for number, (test_of, image_options) in enumerate((
         (write_and_verify, USUAL), (write_shares_of_clusters, USUAL),
         (write_and_verify, EXTENDED), (write_shares_of_clusters, EXTENDED))):

@@ -90,21 +90,26 @@ static void init_no_space(struct qcow2_disk *disk)
 }
 
 /*
- * Batches.
+ * Lists.
  */
 
 /**
  * struct batch - a list of requests that is being started
  * @plug: for what the image's file system submits meanwhile
- * @cb: has @done ended when the list is at its end, or when the task sleeps before
+ * @cb: has the task look at the batch before it sleeps
+ * @list: those that were not started yet
+ * @later: those that could not be
  * @done: requests that were done in the context of the list's submitter
  *
  * To end them together takes statistics, tags and the queue's reference once.  Who
- * is slept for may need what they hold, so they do not wait for the list then.
+ * is slept for may need what they hold, and what those hold that were not started, so
+ * none of them waits for the list then.
  */
 struct batch {
 	struct blk_plug plug;
 	struct blk_plug_cb cb;
+	struct rq_list *list;
+	struct rq_list later;
 	struct io_comp_batch done;
 };
 
@@ -115,49 +120,7 @@ static void end_requests(struct batch *batch)
 	batch->done = (struct io_comp_batch) {};
 }
 
-/*
- * Who is told that a bio is done may go on with it there, unless the context does not
- * allow sleep.  A task that is about to sleep must not sleep for that first.
- */
-static void end_batch(struct blk_plug_cb *cb, bool from_schedule)
-{
-	struct batch *batch = container_of(cb, struct batch, cb);
-
-	INIT_LIST_HEAD(&cb->list);
-	if (!from_schedule) {
-		end_requests(batch);
-		return;
-	}
-	rcu_read_lock();
-	end_requests(batch);
-	rcu_read_unlock();
-}
-
-/*
- * Not left to the end of the plug: that would call it behind what others have hung on
- * the plug since, who may sleep.
- */
-static void close_batch(struct batch *batch)
-{
-	if (list_empty(&batch->cb.list))
-		return;
-	list_del(&batch->cb.list);
-	end_batch(&batch->cb, false);
-}
-
-/* The plug lets go of it when the task sleeps. */
-static void open_batch(struct batch *batch)
-{
-	if (list_empty(&batch->cb.list))
-		list_add(&batch->cb.list, &batch->plug.cb_list);
-}
-
-static void init_batch(struct batch *batch)
-{
-	INIT_LIST_HEAD(&batch->cb.list);
-	batch->cb.callback = end_batch;
-	batch->done = (struct io_comp_batch) {};
-}
+static void before_sleep(struct blk_plug_cb *cb, bool from_schedule);
 
 /* Nobody but the task itself, outside of interrupts, looks at its plug. */
 static struct io_comp_batch *open_batch_of_task(void)
@@ -167,7 +130,7 @@ static struct io_comp_batch *open_batch_of_task(void)
 	if (!in_task() || !current->plug)
 		return NULL;
 	list_for_each_entry(cb, &current->plug->cb_list, list)
-		if (cb->callback == end_batch)
+		if (cb->callback == before_sleep)
 			return &container_of(cb, struct batch, cb)->done;
 	return NULL;
 }
@@ -295,6 +258,49 @@ static blk_status_t start(struct request *rq, bool by_worker, gfp_t gfp)
 	return BLK_STS_OK;
 }
 
+static void start_list(struct batch *batch, bool by_worker)
+{
+	struct request *rq;
+
+	while ((rq = rq_list_pop(batch->list)))
+		if (start(rq, by_worker, GFP_NOWAIT) != BLK_STS_OK)
+			rq_list_add_tail(&batch->later, rq);
+}
+
+/*
+ * Who is told that a bio is done may go on with it there, unless the context does not
+ * allow sleep.  A task that is about to sleep must not sleep for that first.
+ */
+static void before_sleep(struct blk_plug_cb *cb, bool from_schedule)
+{
+	struct batch *batch = container_of(cb, struct batch, cb);
+
+	INIT_LIST_HEAD(&cb->list);
+	rcu_read_lock();
+	end_requests(batch);
+	start_list(batch, true);
+	rcu_read_unlock();
+}
+
+static void init_batch(struct batch *batch, struct rq_list *list)
+{
+	*batch = (struct batch) {
+		.cb.list = LIST_HEAD_INIT(batch->cb.list),
+		.cb.callback = before_sleep,
+		.list = list,
+	};
+}
+
+/* Its plug has begun. */
+static void start_batch(struct batch *batch, bool by_worker)
+{
+	list_add(&batch->cb.list, &batch->plug.cb_list);
+	start_list(batch, by_worker);
+	/* What others have hung on the plug since may sleep, so not at its end. */
+	list_del(&batch->cb.list);
+	end_requests(batch);
+}
+
 /* The block layer takes the count away before it takes requests off the list. */
 static bool list_is_worked_off(const struct blk_plug *plug)
 {
@@ -341,6 +347,9 @@ static struct blk_plug *change_plug(struct blk_plug *plug)
 static void change_plug_back(struct blk_plug *plug, struct blk_plug *submitters)
 {
 	blk_finish_plug(plug);
+	/* The mark that tells when the time that it has noted is over is gone. */
+	if (submitters)
+		plug_forget_time(submitters);
 	current->plug = submitters;
 }
 
@@ -364,21 +373,14 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx,
 static void queue_rqs(struct rq_list *rqlist)
 {
 	bool by_worker = has_others(current->plug);
-	struct rq_list later = {};
 	struct blk_plug *submitters;
 	struct batch batch;
-	struct request *rq;
 
-	init_batch(&batch);
+	init_batch(&batch, rqlist);
 	submitters = change_plug(&batch.plug);
-	while ((rq = rq_list_pop(rqlist))) {
-		open_batch(&batch);
-		if (start(rq, by_worker, GFP_NOWAIT) != BLK_STS_OK)
-			rq_list_add_tail(&later, rq);
-	}
-	close_batch(&batch);
+	start_batch(&batch, by_worker);
 	change_plug_back(&batch.plug, submitters);
-	*rqlist = later;
+	*rqlist = batch.later;
 }
 
 static const struct blk_mq_ops mq_ops = {

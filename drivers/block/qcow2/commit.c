@@ -1024,8 +1024,12 @@ int qcow2_commit_stop(struct qcow2_image *img)
 	int ret = qcow2_commit_settle(img);
 
 	cancel_delayed_work_sync(&img->commit_work);
-	/* One by the clock may have come between, and have let references drop. */
+	/*
+	 * One by the clock may have come between, and have let references drop, which
+	 * wants a commit by the clock again.
+	 */
 	wait_event(img->released, !READ_ONCE(img->releasing));
+	cancel_delayed_work_sync(&img->commit_work);
 	if (!ret && test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags) &&
 	    !qcow2_image_needs_check(img))
 		ret = qcow2_flush_file(img) ?: qcow2_mark_clean(img);

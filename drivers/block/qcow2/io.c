@@ -25,7 +25,7 @@
 #include <linux/sched.h>
 #include <linux/sched/isolation.h>
 #include <linux/sched/mm.h>
-#include <linux/sched/rt.h>
+#include <linux/sched/prio.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
 
@@ -259,10 +259,14 @@ static void run_io(struct work_struct *work)
 	memalloc_noio_restore(noio);
 }
 
-/* Such may wait without sleep: io_uring's thread that polls, and who runs before others. */
+/*
+ * Such may wait without sleep: io_uring's thread that polls, and who runs before others,
+ * be it by priority or by a deadline.
+ */
 static bool may_keep_cpu(void)
 {
-	return in_task() && (rt_task(current) || (current->flags & PF_IO_WORKER));
+	return in_task() && (current->prio < MAX_RT_PRIO ||
+			     (current->flags & PF_IO_WORKER));
 }
 
 /*

@@ -31,6 +31,14 @@ static void disk_release(struct gendisk *disk, fmode_t mode)		\
 static void compat_disk_release(disk_param)
 #endif
 
+/* 6.9 brought plugs that note the time. */
+static inline void plug_forget_time(struct blk_plug *plug)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+	plug->cur_ktime = 0;
+#endif
+}
+
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 9, 0)
 /*
  * 6.9 brought limits that are complete when the disk is made, and 6.11 features
