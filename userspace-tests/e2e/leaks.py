@@ -31,12 +31,13 @@ def slab_directories():
     return len(os.listdir("/sys/kernel/slab"))
 
 
-def listed():
-    """Bytes of the free pages in the lists that each CPU keeps, several MiB more or less
-    from one moment to the next; the kernel does not count them as free."""
+def free():
+    """Bytes that are free, those in the lists that each CPU keeps as well: these are several
+    MiB more or less from one moment to the next, and MemFree is without them."""
     with open("/proc/zoneinfo", encoding="ascii") as file:
-        counts = [int(line.split()[1]) for line in file if line.split()[:1] == ["count:"]]
-    return sum(counts) * os.sysconf("SC_PAGE_SIZE")
+        text = file.read()
+    pages = re.findall(r"^ *(?:pages free|count:) +(\d+)$", text, re.MULTILINE)
+    return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def available():
@@ -46,15 +47,16 @@ def available():
     with open("/proc/sys/vm/stat_refresh", "w", encoding="ascii") as knob:
         knob.write("1")
     with open("/proc/meminfo", encoding="ascii") as file:
-        rows = dict(line.split(":") for line in file)
-    kib = [int(rows[name].split()[0]) for name in ("MemAvailable", "AnonPages", "PageTables")]
-    return sum(kib) * KIB + listed() + images
+        kib = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in file)}
+    others = sum(kib[name] for name in ("Buffers", "Cached", "SReclaimable", "AnonPages",
+                                        "PageTables")) - kib["Shmem"]
+    return free() + others * KIB + images
 
 
 def settled():
     """Memory and slabs after what can be freed was freed."""
     for _ in range(2):
-        drop_caches()
+        drop_caches(inodes=True)
         time.sleep(0.3)
     for cache in os.listdir("/sys/kernel/slab"):
         if is_ours(cache):

@@ -188,19 +188,30 @@ def slow_ext4_on(disk, where):
 
 
 def fast_before(disk, image, copying, data):
+    errors = []
+
+    def write_first(first):
+        try:
+            first.write(copying, noise(SECTOR, 2))
+        except OSError as error:
+            errors.append(str(error))
+
     with Device(image, "--direct-io") as device, device.open() as guest, device.open() as first:
         for cluster in range(2):
             guest.read(cluster * CLUSTER, SECTOR)
         # What qcowctl has read, for a write that would have to drop it waits.
         drop_caches()
         slow_down(disk, READS, WRITES)
-        thread = threading.Thread(target=first.write, args=(copying, noise(SECTOR, 2)))
+        thread = threading.Thread(target=write_first, args=(first,))
         thread.start()
         time.sleep(READS / 4 / 1000)
+        expect(thread.is_alive(), "the first write does not wait")
+        expect(length(image) % (4 * KIB) != 0, f"the file has {length(image)} bytes already")
         # A write must wait to note another time than the file has: the next tick's.
         os.utime(image)
         guest.write(CLUSTER, data)
         thread.join()
+        expect(not errors, f"the first write: {errors}")
         slow_down(disk, 0, 0)
         guest.flush()
         drop_caches()

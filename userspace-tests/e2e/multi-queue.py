@@ -129,8 +129,14 @@ def wait_until_started(device):
     raise Failure(f"{started} of {READS} reads were started while the first one sleeps")
 
 
+def sleeps(process):
+    """Does a thread of it wait for a disk?"""
+    return any(content(path).rsplit(b")", 1)[1].split()[0] == b"D"
+               for path in glob.glob(f"/proc/{process.pid}/task/*/stat"))
+
+
 def read_a_list(device, first):
-    return running("fio", "--name=list", f"--filename={device.path}", "--direct=1",
+    return running("fio", "--name=list", "--thread", f"--filename={device.path}", "--direct=1",
                    "--ioengine=libaio", f"--iodepth={READS}", f"--iodepth_batch_submit={READS}",
                    f"--rw=read:{2 * CLUSTER - 4 * KIB}", "--bs=4k", f"--offset={first}",
                    f"--number_ios={READS}", "--invalidate=0")
@@ -150,6 +156,7 @@ def first_sleeps(disk):
                     with held():
                         reader = stack.enter_context(read_a_list(device, 3 * SIZE // 2))
                         wait_until_started(device)
+                        expect(sleeps(reader), "nothing sleeps")
                     expect_good_end(reader)
 
 

@@ -98,7 +98,6 @@ static void init_no_space(struct qcow2_disk *disk)
  * @plug: for what the image's file system submits meanwhile
  * @cb: has the task look at the batch before it sleeps
  * @list: those that were not started yet
- * @later: those that could not be
  * @done: requests that were done in the context of the list's submitter
  *
  * To end them together takes statistics, tags and the queue's reference once.  Who
@@ -109,7 +108,6 @@ struct batch {
 	struct blk_plug plug;
 	struct blk_plug_cb cb;
 	struct rq_list *list;
-	struct rq_list later;
 	struct io_comp_batch done;
 };
 
@@ -258,13 +256,20 @@ static blk_status_t start(struct request *rq, bool by_worker, gfp_t gfp)
 	return BLK_STS_OK;
 }
 
+/* A worker of the block layer gives it to queue_rq(). */
+static void start_later(struct request *rq)
+{
+	INIT_LIST_HEAD(&rq->queuelist);
+	blk_mq_requeue_request(rq, true);
+}
+
 static void start_list(struct batch *batch, bool by_worker)
 {
 	struct request *rq;
 
 	while ((rq = rq_list_pop(batch->list)))
 		if (start(rq, by_worker, GFP_NOWAIT) != BLK_STS_OK)
-			rq_list_add_tail(&batch->later, rq);
+			start_later(rq);
 }
 
 /*
@@ -312,8 +317,8 @@ static bool list_is_worked_off(const struct blk_plug *plug)
  * sleeps. Those requests have tags, which whoever is slept for may need.  Nor does
  * anybody call what others have hung on the plug, as md does with bios that it holds
  * back, which it counts as under way.  A plug that was changed hides the batches of
- * disks above, too; so there is no waiting for memory of ours then: the block layer
- * tries again, at last from a worker of its own, which has no plug.
+ * disks above, too; so there is no waiting for memory of ours then: what finds none is
+ * tried again from a worker of the block layer, which has no plug.
  */
 static bool has_others(const struct blk_plug *plug)
 {
@@ -369,7 +374,6 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx,
 	return status;
 }
 
-/* What cannot be started is left on the list, and given to queue_rq(). */
 static void queue_rqs(struct rq_list *rqlist)
 {
 	bool by_worker = has_others(current->plug);
@@ -380,7 +384,6 @@ static void queue_rqs(struct rq_list *rqlist)
 	submitters = change_plug(&batch.plug);
 	start_batch(&batch, by_worker);
 	change_plug_back(&batch.plug, submitters);
-	*rqlist = batch.later;
 }
 
 static const struct blk_mq_ops mq_ops = {

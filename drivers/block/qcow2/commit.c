@@ -1021,14 +1021,18 @@ int qcow2_commit_settle(struct qcow2_image *img)
  */
 int qcow2_commit_stop(struct qcow2_image *img)
 {
-	int ret = qcow2_commit_settle(img);
+	int ret;
 
-	cancel_delayed_work_sync(&img->commit_work);
-	/*
-	 * One by the clock may have come between, and have let references drop, which
-	 * wants a commit by the clock again.
-	 */
-	wait_event(img->released, !READ_ONCE(img->releasing));
+	do {
+		ret = qcow2_commit_settle(img);
+		/*
+		 * One by the clock may have come between, and have failed, or have
+		 * let references drop.
+		 */
+		cancel_delayed_work_sync(&img->commit_work);
+		wait_event(img->released, !READ_ONCE(img->releasing));
+	} while (!ret && !is_clean(img));
+	/* Who dropped references wanted another one. */
 	cancel_delayed_work_sync(&img->commit_work);
 	if (!ret && test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags) &&
 	    !qcow2_image_needs_check(img))
