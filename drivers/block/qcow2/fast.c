@@ -21,7 +21,8 @@
  * subclusters that are NORMAL, so there is nobody to wait for.  That no metadata
  * lies there (invariant I8) was seen for all of the slice by qcow2_vet_slice(),
  * and no metadata has got a new place since.  The write that had it done has
- * also done what comes before the first change of an image.
+ * also done what comes before the first change of an image, but for what its file
+ * needs before it is written to: qcow2_file_has() tells whether that is over.
  *
  * Metadata that moves after that look is a matter of damaged images only: it moves
  * to a free cluster, and what an entry refers to is none.
