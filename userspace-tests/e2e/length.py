@@ -6,6 +6,8 @@ with direct I/O, and as long as what was written to it afterwards."""
 import threading
 
 from e2e import *
+from mapper import Mapped
+from writelog import through_loop
 
 ROOT = "/mnt/length"
 STEP = 64 * MIB
@@ -151,43 +153,27 @@ def in_the_middle_of_a_block():
     check(image)
 
 
-SLOW = "/dev/mapper/length-slow"
 READS, WRITES = 400, 1200
 
 
-def slowed(disk, reads, writes):
+def delays(disk, reads, writes):
     """A table for device mapper: milliseconds."""
-    return f"0 {512 * MIB // SECTOR} delay {disk} 0 {reads} {disk} 0 {writes}"
-
-
-def slow_down(disk, reads, writes):
-    name = os.path.basename(SLOW)
-    run("dmsetup", "load", name, "--table", slowed(disk, reads, writes))
-    run("dmsetup", "suspend", "--nolockfs", name)
-    run("dmsetup", "resume", name)
+    return [(512 * MIB // SECTOR, f"delay {disk} 0 {reads} {disk} 0 {writes}")]
 
 
 @contextlib.contextmanager
 def slow_ext4_on(disk, where):
-    """Above loop, as device mapper's delay says that it always waits."""
+    """Slow when told to; above loop, as device mapper's delay says that it always waits."""
     run("modprobe", "loop")
-    run("dmsetup", "create", os.path.basename(SLOW), "--table", slowed(disk, 0, 0))
-    try:
-        loop = run("losetup", "--find", "--show", "--direct-io=on", SLOW).stdout.strip()
+    with Mapped("slow", delays(disk, 0, 0)) as slow, through_loop(slow.path) as loop, \
+            ext4_on(loop, where):
         try:
-            run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", loop)
-            with mounted(loop, where):
-                try:
-                    yield
-                finally:
-                    slow_down(disk, 0, 0)
+            yield slow
         finally:
-            run("losetup", "--detach", loop)
-    finally:
-        run("dmsetup", "remove", "--retry", os.path.basename(SLOW))
+            slow.reload(delays(disk, 0, 0))
 
 
-def fast_before(disk, image, copying, data):
+def fast_before(slow, disk, image, copying, data):
     errors = []
 
     def write_first(first):
@@ -201,7 +187,7 @@ def fast_before(disk, image, copying, data):
             guest.read(cluster * CLUSTER, SECTOR)
         # What qcowctl has read, for a write that would have to drop it waits.
         drop_caches()
-        slow_down(disk, READS, WRITES)
+        slow.reload(delays(disk, READS, WRITES))
         thread = threading.Thread(target=write_first, args=(first,))
         thread.start()
         time.sleep(READS / 4 / 1000)
@@ -212,13 +198,13 @@ def fast_before(disk, image, copying, data):
         guest.write(CLUSTER, data)
         thread.join()
         expect(not errors, f"the first write: {errors}")
-        slow_down(disk, 0, 0)
+        slow.reload(delays(disk, 0, 0))
         guest.flush()
         drop_caches()
         expect_same_bytes(guest.read(CLUSTER, SECTOR), data, "the sector at the file's end")
 
 
-def fast_before_the_first(disk):
+def fast_before_the_first(slow, disk):
     """A write that is fast, in the block in which the file ends, comes while the first write
     of all waits to copy: nothing may make the file longer beneath it."""
     base, image = place("slow/base"), place("slow/image")
@@ -232,7 +218,8 @@ def fast_before_the_first(disk):
         guest.flush()
     expect(length(image) % (4 * KIB) != 0, f"the file has {length(image)} bytes")
     for round_ in range(3):
-        fast_before(disk, image, CLUSTER // 2 + round_ * 4 * KIB, noise(SECTOR, 3 + round_))
+        fast_before(slow, disk, image, CLUSTER // 2 + round_ * 4 * KIB,
+                    noise(SECTOR, 3 + round_))
     check(image)
 
 
@@ -328,8 +315,8 @@ with ext4_on(disk, ROOT):
     with case("a file that ends in the middle of a block"):
         in_the_middle_of_a_block()
     with case("a file that ends in the middle of a block, and a write that is fast"):
-        with slow_ext4_on(other, place("slow")):
-            fast_before_the_first(other)
+        with slow_ext4_on(other, place("slow")) as slow:
+            fast_before_the_first(slow, other)
     with case("a length that others gave the file stays"):
         of_others()
     with case("an external data file"):

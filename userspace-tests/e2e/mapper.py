@@ -31,6 +31,15 @@ class Mapped:
         run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
         run("dmsetup", "resume", self.name)
 
+    @contextlib.contextmanager
+    def held(self):
+        """What comes waits until the block ends."""
+        run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
+        try:
+            yield
+        finally:
+            run("dmsetup", "resume", self.name)
+
     def message(self, text):
         """As `dmsetup message`, which would be a process for each."""
         payload = struct.pack("=Q", 0) + text.encode() + b"\0"

@@ -4,6 +4,8 @@
 queues, and verify them: state that queues share by mistake shows as bad data."""
 
 from e2e import *
+from mapper import Mapped
+from writelog import through_loop
 
 JOBS = 16
 SIZE = 32 * MIB
@@ -74,40 +76,15 @@ def disk_of_another_driver():
 def slow_disk(disk):
     """Every transfer takes a while, so that many are under way at once; in memory most
     are over before the next begins."""
-    size = int(run("blockdev", "--getsz", disk).stdout)
-    run("dmsetup", "create", "slow", "--table", f"0 {size} delay {disk} 0 1")
-    try:
-        yield "/dev/mapper/slow"
-    finally:
-        run("dmsetup", "remove", "--retry", "slow")
+    with Mapped("slow", [(sectors(disk), f"delay {disk} 0 1")]) as slow:
+        yield slow.path
 
 
-HELD = "/dev/mapper/held"
+def sectors(disk):
+    return int(run("blockdev", "--getsz", disk).stdout)
+
+
 CLUSTER, READS = 64 * KIB, 8
-
-
-@contextlib.contextmanager
-def disk_that_can_hold(disk):
-    """A loop device above one that can be told to hold all that comes."""
-    size = int(run("blockdev", "--getsz", disk).stdout)
-    run("dmsetup", "create", "held", "--table", f"0 {size} linear {disk} 0")
-    try:
-        loop = run("losetup", "--find", "--show", "--direct-io=on", HELD).stdout.strip()
-        try:
-            yield loop
-        finally:
-            run("losetup", "--detach", loop)
-    finally:
-        run("dmsetup", "remove", "--retry", "held")
-
-
-@contextlib.contextmanager
-def held():
-    run("dmsetup", "suspend", "--noflush", "--nolockfs", "held")
-    try:
-        yield
-    finally:
-        run("dmsetup", "resume", "held")
 
 
 def make_scattered(image):
@@ -144,20 +121,20 @@ def read_a_list(device, first):
 
 def first_sleeps(disk):
     """The file system sleeps for the block that tells where the data lies."""
-    with disk_that_can_hold(disk) as loop:
+    with Mapped("held", [(sectors(disk), f"linear {disk} 0")]) as mapped, \
+            through_loop(mapped.path) as loop:
         run("mkfs.ext4", "-q", "-F", loop)
         image = os.path.join(MOUNT, "image")
         with mounted(loop, MOUNT):
             make_scattered(image)
         with mounted(loop, MOUNT), Device(image, "--direct-io") as device:
-            with device.open() as guest:
+            with device.open() as guest, contextlib.ExitStack() as stack:
                 guest.read(2 * SIZE - CLUSTER, SECTOR)
-                with contextlib.ExitStack() as stack:
-                    with held():
-                        reader = stack.enter_context(read_a_list(device, 3 * SIZE // 2))
-                        wait_until_started(device)
-                        expect(sleeps(reader), "nothing sleeps")
-                    expect_good_end(reader)
+                with mapped.held():
+                    reader = stack.enter_context(read_a_list(device, 3 * SIZE // 2))
+                    wait_until_started(device)
+                    expect(sleeps(reader), "nothing sleeps")
+                expect_good_end(reader)
 
 
 def check_for_qemu(image, content):
