@@ -236,6 +236,8 @@ static void read_disk(struct plan *plan)
  * @w: the disk
  * @over: the trouble is over
  * @degraded: the image takes no more changes
+ * @tables: L2 tables in use in memory when something failed first, or NULL
+ * @nr_tables: length of @tables
  * @struck: how often something failed before the image was closed
  * @struck_at_close: how often while it was closed
  */
@@ -246,6 +248,8 @@ struct run {
 	struct workload w;
 	bool over;
 	bool degraded;
+	u64 *tables;
+	u32 nr_tables;
 	u64 struck;
 	u64 struck_at_close;
 };
@@ -373,6 +377,34 @@ static void judge_operation(struct run *run, u64 failed_before,
 		wl_fail(w->seed, "a read failed though only changes are forbidden");
 }
 
+/*
+ * The file does not know the tables yet whose L1 entries no commit has written.  One that
+ * could not be made is not among them: the operation that wanted it gave it back.
+ */
+static void note_tables(struct run *run)
+{
+	struct qcow2_image *img = run->w.img;
+
+	if (run->tables)
+		return;
+	mutex_lock(&img->meta_lock);
+	run->nr_tables = img->l2_tables.nr;
+	run->tables = must(calloc(run->nr_tables + 1, sizeof(u64)));
+	memcpy(run->tables, img->l2_tables.offsets,
+	       run->nr_tables * sizeof(u64));
+	mutex_unlock(&img->meta_lock);
+}
+
+static bool is_table(const struct run *run, u64 offset)
+{
+	u32 i;
+
+	for (i = 0; i < run->nr_tables; i++)
+		if (run->tables[i] == offset)
+			return true;
+	return false;
+}
+
 static void run_operations(struct run *run)
 {
 	struct workload *w = &run->w;
@@ -387,6 +419,8 @@ static void run_operations(struct run *run)
 
 		wl_random_op(w, &each);
 		settle(run);
+		if (strikes(run) > struck)
+			note_tables(run);
 		judge_operation(run, failed, reads_failed, struck);
 	}
 }
@@ -462,7 +496,7 @@ static unsigned int count_text(const char *text, const char *what)
 }
 
 /*
- * Did it hit metadata in use, by what the file said at that moment?  It cannot be
+ * Did it hit metadata in use, by what file and memory said at that moment?  It cannot be
  * known from a run before, as the release of clusters goes on beside the
  * operations: no two runs need do the same in the same order.
  */
@@ -479,8 +513,9 @@ static bool hit_metadata(const struct run *run,
 	kinds = qimg_kinds(&q, &nr);
 	cluster = strike->offset >> q.cluster_bits;
 	end = DIV_ROUND_UP(strike->offset + strike->bytes, q.cluster_bytes);
-	for (; cluster < min_t(u64, end, nr); cluster++)
-		nr_meta += kinds[cluster] == QKIND_META;
+	for (; cluster < end; cluster++)
+		nr_meta += (cluster < nr && kinds[cluster] == QKIND_META) ||
+			   is_table(run, cluster << q.cluster_bits);
 	free(kinds);
 	cluster = strike->offset >> q.cluster_bits;
 	if (nr_meta && nr_meta != end - cluster)
@@ -703,6 +738,7 @@ static void end_run(struct run *run)
 	if (run->w.data_filp)
 		memfile_destroy(run->w.data_filp);
 	memfile_destroy(run->w.filp);
+	free(run->tables);
 	wl_destroy(&run->w);
 }
 

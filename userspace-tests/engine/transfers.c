@@ -134,6 +134,80 @@ static void whole_clusters_are_written_without_a_read(const struct shape *shape)
 	end(&d);
 }
 
+/* The slices of one table, which were made dirty in another order. */
+static void neighbouring_slices_are_written_together(const struct shape *shape)
+{
+	struct disk d = {};
+	struct cost before;
+	u64 slice;
+	u32 i, nr;
+
+	begin(&d, shape);
+	slice = d.cluster << d.img->geo.l2_slice_bits;
+	nr = d.bytes / slice;
+	expect(nr == d.cluster / qcow2_slice_bytes(&d.img->geo),
+	       "%u slices are not one table", nr);
+	for (i = 0; i < nr; i++)
+		read_back(&d, i * slice, d.cluster);
+	for (i = 0; i < nr; i++)
+		write_new(&d, (i ^ 2) * slice + d.cluster, d.cluster);
+	before = cost_so_far(&d);
+	flush(&d);
+	/* One of the table, one of refcounts. */
+	expect_cost(&d, &before,
+		    &(struct cost){ .writes = 2,
+				    .written = d.cluster +
+					       qcow2_slice_bytes(&d.img->geo),
+				    .flushes = 2 },
+		    "commit");
+	end(&d);
+}
+
+/* Only what an entry needs moves when it gets a table. */
+static void new_table_is_written_once(const struct shape *shape)
+{
+	struct disk d = {};
+	struct cost before;
+	u64 table;
+
+	begin(&d, shape);
+	table = d.cluster << d.img->geo.l2_bits;
+	expect(!(qcow2_l1_entry(d.img, 1) & QCOW2_OFFSET_MASK),
+	       "the table is there already");
+	before = cost_so_far(&d);
+	write_new(&d, table, d.cluster);
+	/* Zeroes for the table, the data; the slice of the table is read. */
+	expect_cost(&d, &before,
+		    &(struct cost){ .reads = 1, .writes = 2,
+				    .written = 2 * d.cluster },
+		    "first write to a table");
+	end(&d);
+}
+
+/* In large pieces, not slice by slice. */
+static void shared_table_is_copied_at_once(const struct shape *shape)
+{
+	struct disk d = {};
+	struct cost before;
+
+	begin(&d, shape);
+	expect(!detach(&d), "detach");
+	take_snapshot(&d);
+	attach(&d);
+	read_back(&d, 0, d.cluster);
+	before = cost_so_far(&d);
+	write_new(&d, 0, d.cluster);
+	/*
+	 * Reads: refcounts, the table, the slice of the L1 table, that of the new table.
+	 * Writes: the copy, the data.
+	 */
+	expect_cost(&d, &before,
+		    &(struct cost){ .reads = 4, .writes = 2,
+				    .written = 2 * d.cluster },
+		    "first write after a snapshot");
+	end(&d);
+}
+
 static void where_the_file_grows_nothing_is_zeroed(const struct shape *shape)
 {
 	struct disk d = {};
@@ -510,6 +584,22 @@ static const struct shape large_shapes[] = {
 	{}
 };
 
+/* One L2 table of four slices; several tables; 16 slices. */
+static const struct shape slices_shapes[] = {
+	{ "clusters of 16 KiB", SHAPE(14, 32 << 20) },
+	{}
+};
+
+static const struct shape tables_shapes[] = {
+	{ "clusters of 4 KiB", SHAPE(12, 8 << 20) },
+	{}
+};
+
+static const struct shape copy_shapes[] = {
+	{ "clusters of 64 KiB", SHAPE(16, 8 << 20) },
+	{}
+};
+
 static const struct shape flush_shapes[] = {
 	{ "clusters of 4 KiB", SHAPE(12, 512 << 10) },
 	{ "clusters of 64 KiB", SHAPE(16, 8 << 20) },
@@ -701,6 +791,9 @@ static const struct test_case cases[] = {
 	TEST_CASE(shared_cluster_is_copied_in_one_write, shapes),
 	TEST_CASE(large_cluster_is_copied_piece_by_piece, large_shapes),
 	TEST_CASE(flush_writes_each_slice_once, flush_shapes),
+	TEST_CASE(neighbouring_slices_are_written_together, slices_shapes),
+	TEST_CASE(new_table_is_written_once, tables_shapes),
+	TEST_CASE(shared_table_is_copied_at_once, copy_shapes),
 	TEST_CASE(reads_cost_one_transfer_an_extent, shapes),
 };
 

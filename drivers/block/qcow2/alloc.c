@@ -85,6 +85,25 @@ int qcow2_need_growth(struct qcow2_need *need, enum qcow2_need_kind kind,
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_need_growth);
 
+/**
+ * qcow2_need_room() - back out if too many slices are dirty already
+ * @img: the image
+ * @need: what to write that down in; one commit for it is enough, however many
+ *	others have made dirty again since
+ *
+ * Due before a step that makes more of them dirty.
+ *
+ * Context: any.
+ * Return: 0 or -EAGAIN.
+ */
+int qcow2_need_room(struct qcow2_image *img, struct qcow2_need *need)
+{
+	if (need->made_room || qcow2_has_room(img))
+		return 0;
+	need->kind = QCOW2_NEED_ROOM;
+	return -EAGAIN;
+}
+
 /* Where a slice is pinned that is brought now, in place of one brought long ago. */
 static struct qcow2_slice **pin_for(struct qcow2_need *need)
 {
@@ -723,6 +742,10 @@ int qcow2_need_meet(struct qcow2_image *img, struct qcow2_need *need)
 
 	if (need->kind == QCOW2_NEED_SLICE)
 		return bring_slice(img, need);
+	if (need->kind == QCOW2_NEED_ROOM) {
+		need->made_room = true;
+		return qcow2_commit_for_room(img);
+	}
 	if (need->kind == QCOW2_NEED_A_BREAK) {
 		cond_resched();
 		return 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The metadata cache: slices of L2 tables and refcount blocks.
+ * The metadata cache: slices of the L1 table, L2 tables and refcount blocks.
  */
 
 /**
@@ -181,11 +181,13 @@ static void lru_insert(struct qcow2_cache *cache, struct qcow2_slice *slice)
 /*
  * Memory for a slice.  When the system has none left, the cache must not sit on
  * the reserve: it drops what is clean, whatever its cap, and if all of it is
- * dirty a commit, which has memory of its own, makes it clean.
+ * dirty a commit, which has memory of its own, makes it clean.  What a commit
+ * cannot make clean stays, so there is no use in waiting for it.
  */
 static struct qcow2_slice *get_memory(struct qcow2_image *img)
 {
 	struct qcow2_slice *slice;
+	int ret;
 
 	for (;;) {
 		slice = slice_pool_alloc(GFP_NOIO | __GFP_NORETRY |
@@ -195,8 +197,9 @@ static struct qcow2_slice *get_memory(struct qcow2_image *img)
 					      GFP_NOWAIT | __GFP_NOWARN);
 		if (slice)
 			return slice;
-		if (!evict(&img->cache))
-			qcow2_commit_all(img);
+		ret = evict(&img->cache) ? 0 : qcow2_commit_all(img);
+		if (ret)
+			return ERR_PTR(ret);
 		/* What was dropped comes back after a grace period. */
 		schedule_timeout_uninterruptible(1);
 	}
@@ -207,6 +210,8 @@ static struct qcow2_slice *slice_alloc(struct qcow2_image *img,
 {
 	struct qcow2_slice *slice = get_memory(img);
 
+	if (IS_ERR(slice))
+		return slice;
 	refcount_set(&slice->refs, 2);	/* the cache's and the caller's */
 	slice->cache = &img->cache;
 	slice->flags = 0;
@@ -241,15 +246,29 @@ static struct qcow2_slice *lookup(struct qcow2_cache *cache, u64 offset)
 	return slice;
 }
 
-/* One host cluster cannot be both an L2 table and a refcount block. */
+static const char *name_of_kind(enum qcow2_slice_kind kind)
+{
+	switch (kind) {
+	case QCOW2_SLICE_L1:
+		return "the L1 table";
+	case QCOW2_SLICE_L2:
+		return "an L2 table";
+	case QCOW2_SLICE_REFBLOCK:
+		break;
+	}
+	return "a refcount block";
+}
+
+/* One host cluster cannot be two tables of different kinds. */
 static int check_kind(struct qcow2_image *img, struct qcow2_slice *slice,
 		      enum qcow2_slice_kind kind)
 {
 	if (slice->kind == kind)
 		return 0;
 	return qcow2_image_fail(img, -EUCLEAN,
-				"the table at offset 0x%llx is an L2 table and a refcount block at once",
-				slice->offset);
+				"the table at offset 0x%llx is %s and %s at once",
+				slice->offset, name_of_kind(slice->kind),
+				name_of_kind(kind));
 }
 
 static void mark_used(struct qcow2_slice *slice)
@@ -347,6 +366,8 @@ static struct qcow2_slice *insert(struct qcow2_image *img,
 	struct qcow2_cache *cache = &img->cache;
 	int ret;
 
+	if (IS_ERR(new))
+		return new;
 	for (;;) {
 		ret = xa_insert(&cache->slices, slice_key(offset), new,
 				GFP_NOIO);
@@ -395,10 +416,27 @@ struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_slice_get);
 
+static struct list_head *dirty_list(struct qcow2_image *img,
+				    enum qcow2_slice_kind kind)
+{
+	switch (kind) {
+	case QCOW2_SLICE_L1:
+		return &img->dirty_l1;
+	case QCOW2_SLICE_L2:
+		return &img->dirty_l2;
+	case QCOW2_SLICE_REFBLOCK:
+		break;
+	}
+	return &img->dirty_refblocks;
+}
+
 /**
  * qcow2_slice_mark_dirty() - a slice was changed
  * @img: the image
  * @slice: the slice
+ *
+ * From half of max_dirty on a commit begins at once, so that writers need not wait
+ * for one as a rule.
  *
  * Context: meta_lock held.
  */
@@ -408,12 +446,43 @@ void qcow2_slice_mark_dirty(struct qcow2_image *img, struct qcow2_slice *slice)
 	if (test_and_set_bit(QCOW2_SLICE_DIRTY, &slice->flags))
 		return;
 	refcount_inc(&slice->refs);
-	list_add_tail(&slice->dirty, slice->kind == QCOW2_SLICE_L2 ?
-		      &img->dirty_l2 : &img->dirty_refblocks);
+	list_add_tail(&slice->dirty, dirty_list(img, slice->kind));
 	WRITE_ONCE(img->nr_dirty, img->nr_dirty + 1);
-	qcow2_commit_later(img);
+	if (img->nr_dirty > READ_ONCE(img->max_dirty) / 2)
+		qcow2_commit_soon(img);
+	else
+		qcow2_commit_later(img);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_slice_mark_dirty);
+
+/**
+ * qcow2_slice_dirty_again() - a commit that was to write a slice did not come to it
+ * @img: the image
+ * @slice: the slice, dirty
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_slice_dirty_again(struct qcow2_image *img, struct qcow2_slice *slice)
+{
+	lockdep_assert_held(&img->meta_lock);
+	list_move(&slice->dirty, dirty_list(img, slice->kind));
+}
+
+/**
+ * qcow2_slice_committing() - a commit copies a dirty slice
+ * @img: the image
+ * @slice: the slice, whose dirty list's reference is the commit's now
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_slice_committing(struct qcow2_image *img, struct qcow2_slice *slice)
+{
+	lockdep_assert_held(&img->meta_lock);
+	list_del_init(&slice->dirty);
+	WRITE_ONCE(img->nr_dirty, img->nr_dirty - 1);
+	clear_bit(QCOW2_SLICE_DIRTY, &slice->flags);
+	set_bit(QCOW2_SLICE_COMMITTING, &slice->flags);
+}
 
 /* A dirty slice of a table that is gone need not reach the file. */
 static void undirty(struct qcow2_image *img, struct qcow2_slice *slice)

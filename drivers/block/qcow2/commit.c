@@ -6,13 +6,16 @@
 /**
  * DOC: commit
  *
- * Metadata changes gather in dirty slices.  A commit brings them to the file:
+ * Metadata changes gather in dirty slices.  A commit brings those to the file that
+ * are dirty when it begins, and no others, so that it ends however fast others write:
  *
- * 1. copy the dirty L2 slices; take note of the dirty refcount slices
- * 2. write the refcount slices; flush.  Guest data, COW data and refcounts are
- *    durable now, for an L2 entry changes in memory only when the data that it
- *    refers to has been written, and a refcount is raised before that.
- * 3. write the copies of the L2 slices; flush.
+ * 1. copy the dirty slices of the L1 table, then those of L2 tables; take note of the
+ *    dirty refcount slices
+ * 2. write the refcount slices; flush.  Guest data, COW data, refcounts and what new L2
+ *    tables start with are durable now: an L2 entry changes in memory only when the data
+ *    that it refers to has been written, an L1 entry when its new table has been, and
+ *    a refcount is raised before both.
+ * 3. write the copies; flush.
  * 4. references that were removed from tables before step 1 are durably gone.
  *    When all guest I/O that was mapped before is done, their refcounts drop.
  *
@@ -20,15 +23,23 @@
  *
  * - before or in 2: some refcounts are too high, which is a leak.  Refcounts
  *   only drop in step 4 of an earlier commit, so none is too low.
- * - in 3: some L2 slices are new and some old.  Each entry of either refers to
+ * - in 3: some slices are new and some old.  Each entry of either refers to
  *   a cluster that is counted and has its data: those of the old ones were not
- *   freed, because that waits for 4.
+ *   freed, because that waits for 4.  An L1 entry may be there before the slices of its
+ *   new table.  That is no harm: in step 2 the table became durable as zeroes, or as a copy
+ *   of the table in whose place it comes (see DOC: L1 table).
  * - after 3, before the drop of refcounts has reached the file: a leak.
  *
  * So a flush of the device costs two flushes of the file, or one if no mapping
- * changed.  There may be more dirty L2 slices than there is memory for copies;
+ * changed.  There may be more dirty slices than there is memory for copies;
  * then the commit goes in batches, each by the steps above, and step 4 waits
- * for the last.
+ * for the last.  The L1 table comes first, so that no L2 slice is durable before the
+ * entry of its table is.
+ *
+ * A slice that changes when a commit has copied it is dirty again, for the next commit.
+ * One that changes before is written as it is when it is copied: what its new entries
+ * refer to is covered by the flush that follows.  For this it makes no difference that
+ * slices are not copied at one moment.
  *
  * Flushes that come while a commit runs share the next one.
  *
@@ -55,192 +66,41 @@
 
 #include "image.h"
 
-/* Buffers that each image has for sure, for L2 and for refcount slices. */
-#define COPIES_MIN	16
-
-/* Buffers of one batch at most: 4 MiB with pages of 4 KiB. */
-#define COPIES_MAX	1024
-
 /*
- * Copies of slices on their way to the file.
+ * Copies that stay for the next commit until the clock finds nothing to commit: when
+ * memory is short there should be many of them just then.
  */
-
-/**
- * struct batch - transfers that are waited for together
- * @pending: transfers, and one for the waiter
- * @error: of one that failed
- * @done: completes when none is pending
- */
-struct batch {
-	atomic_t pending;
-	int error;
-	struct completion done;
-};
-
-/**
- * struct copy - a slice as it was
- * @link: in a list of free copies or of those that a batch writes
- * @slice: the slice, with a reference
- * @data: its content
- * @fio: the transfer
- * @bv: @data, for the transfer
- * @batch: whom to tell
- */
-struct copy {
-	struct list_head link;
-	struct qcow2_slice *slice;
-	void *data;
-	struct qcow2_fio fio;
-	struct bio_vec bv;
-	struct batch *batch;
-};
-
-static void free_copy(struct copy *copy)
-{
-	free_page((unsigned long)copy->data);
-	kfree(copy);
-}
-
-static void free_copies(struct list_head *list)
-{
-	struct copy *copy, *next;
-
-	list_for_each_entry_safe(copy, next, list, link)
-		free_copy(copy);
-	INIT_LIST_HEAD(list);
-}
-
-static struct copy *alloc_copy(gfp_t gfp)
-{
-	struct copy *copy = kzalloc_obj(*copy, gfp);
-
-	if (!copy)
-		return NULL;
-	copy->data = (void *)__get_free_page(gfp);
-	if (copy->data)
-		return copy;
-	kfree(copy);
-	return NULL;
-}
-
-/* Brings @list to @nr copies, as far as there is memory. */
-static int stock_copies(struct list_head *list, size_t nr, gfp_t gfp)
-{
-	size_t have = list_count_nodes(list);
-
-	for (; have < nr; have++) {
-		struct copy *copy = alloc_copy(gfp);
-
-		if (!copy)
-			return -ENOMEM;
-		list_add(&copy->link, list);
-	}
-	return 0;
-}
-
-/* Moves dirty slices into free copies until one of both lists is empty. */
-static void take_copies(struct qcow2_image *img, struct list_head *dirty,
-			struct list_head *free, struct list_head *taken)
-{
-	lockdep_assert_held(&img->meta_lock);
-	while (!list_empty(dirty) && !list_empty(free)) {
-		struct qcow2_slice *slice = list_first_entry(dirty,
-						struct qcow2_slice, dirty);
-		struct copy *copy = list_first_entry(free, struct copy, link);
-
-		list_del_init(&slice->dirty);
-		WRITE_ONCE(img->nr_dirty, img->nr_dirty - 1);
-		clear_bit(QCOW2_SLICE_DIRTY, &slice->flags);
-		set_bit(QCOW2_SLICE_COMMITTING, &slice->flags);
-		copy->slice = slice;	/* with the dirty list's reference */
-		memcpy(copy->data, slice->data, qcow2_slice_bytes(&img->geo));
-		list_move_tail(&copy->link, taken);
-	}
-}
-
-/* With @error the slices are still different from the file. */
-static void put_copies(struct qcow2_image *img, struct list_head *taken,
-		       struct list_head *free, int error)
-{
-	struct copy *copy;
-
-	mutex_lock(&img->meta_lock);
-	list_for_each_entry(copy, taken, link) {
-		clear_bit(QCOW2_SLICE_COMMITTING, &copy->slice->flags);
-		if (error)
-			qcow2_slice_mark_dirty(img, copy->slice);
-		qcow2_slice_put(copy->slice);
-		copy->slice = NULL;
-	}
-	mutex_unlock(&img->meta_lock);
-	list_splice_init(taken, free);
-}
-
-static void batch_put(struct batch *batch)
-{
-	if (atomic_dec_and_test(&batch->pending))
-		complete(&batch->done);
-}
-
-static void copy_written(struct qcow2_fio *fio)
-{
-	struct copy *copy = container_of(fio, struct copy, fio);
-
-	if (fio->error)
-		WRITE_ONCE(copy->batch->error, fio->error);
-	batch_put(copy->batch);
-}
-
-static void submit_copy(struct qcow2_image *img, struct copy *copy,
-			struct batch *batch)
-{
-	u32 bytes = qcow2_slice_bytes(&img->geo);
-
-	copy->batch = batch;
-	copy->fio.file = img->file;
-	copy->fio.offset = copy->slice->offset;
-	copy->fio.write = true;
-	copy->fio.done = copy_written;
-	bvec_set_virt(&copy->bv, copy->data, bytes);
-	iov_iter_bvec(&copy->fio.iter, ITER_SOURCE, &copy->bv, 1, bytes);
-	atomic_inc(&batch->pending);
-	qcow2_file_submit(&copy->fio);
-}
-
-static int write_copies(struct qcow2_image *img, struct list_head *taken)
-{
-	struct batch batch = {
-		.pending = ATOMIC_INIT(1),
-		.done = COMPLETION_INITIALIZER_ONSTACK(batch.done),
-	};
-	struct copy *copy;
-
-	list_for_each_entry(copy, taken, link)
-		submit_copy(img, copy, &batch);
-	batch_put(&batch);
-	wait_for_completion(&batch.done);
-	return batch.error;
-}
+#define COPIES_KEPT	256
 
 /*
  * The commit.
  */
 
+static unsigned int count_dirty(struct qcow2_image *img, struct list_head *dirty)
+{
+	unsigned int nr;
+
+	mutex_lock(&img->meta_lock);
+	nr = list_count_nodes(dirty);
+	mutex_unlock(&img->meta_lock);
+	return nr;
+}
+
 /* Writes the refcount slices of @dirty as they are now. */
 static int write_refblocks(struct qcow2_image *img, struct list_head *dirty)
 {
+	struct qcow2_copies *copies = &img->refblock_copies;
 	LIST_HEAD(taken);
 	int ret = 0;
 
 	lockdep_assert_held(&img->commit_lock);
+	qcow2_copies_stock(copies, count_dirty(img, dirty));
 	while (!ret) {
-		mutex_lock(&img->meta_lock);
-		take_copies(img, dirty, &img->refblock_copies, &taken);
-		mutex_unlock(&img->meta_lock);
+		qcow2_copies_take(img, copies, dirty, &taken);
 		if (list_empty(&taken))
 			break;
-		ret = write_copies(img, &taken);
-		put_copies(img, &taken, &img->refblock_copies, ret);
+		ret = qcow2_copies_write(img, copies, &taken);
+		qcow2_copies_put(img, copies, &taken, ret);
 	}
 	return ret;
 }
@@ -264,94 +124,147 @@ static int commit_failed(struct qcow2_image *img, int error)
 	return error;
 }
 
-static void stock_for_batch(struct qcow2_image *img)
-{
-	size_t nr = clamp(READ_ONCE(img->nr_dirty), COPIES_MIN, COPIES_MAX);
+static void release_kick(struct qcow2_image *img);
 
-	/* As many as there is memory for: a smaller batch does as well. */
-	stock_copies(&img->l2_copies, nr,
-		     GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
+/**
+ * struct commit - what a commit covers
+ * @tables: slices that were dirty when it began, and were not copied yet: of the L1 table,
+ *	then of L2 tables.  Under meta_lock.
+ * @drops: references that were removed before it began
+ */
+struct commit {
+	struct list_head tables;
+	struct list_head drops;
+};
+
+static void begin_commit(struct qcow2_image *img, struct commit *commit)
+{
+	INIT_LIST_HEAD(&commit->tables);
+	INIT_LIST_HEAD(&commit->drops);
+	mutex_lock(&img->meta_lock);
+	list_splice_init(&img->dirty_l2, &commit->tables);
+	list_splice_init(&img->dirty_l1, &commit->tables);
+	list_splice_init(&img->unlinked, &commit->drops);
+	mutex_unlock(&img->meta_lock);
+	qcow2_copies_stock(&img->table_copies,
+			   count_dirty(img, &commit->tables));
 }
 
-static void unstock_after_batch(struct qcow2_image *img)
+static void dirty_again(struct qcow2_image *img, struct list_head *slices)
 {
-	size_t have = list_count_nodes(&img->l2_copies);
+	struct qcow2_slice *slice, *next;
 
-	for (; have > COPIES_MIN; have--) {
-		struct copy *copy = list_first_entry(&img->l2_copies,
-						     struct copy, link);
-
-		list_del(&copy->link);
-		free_copy(copy);
-	}
+	lockdep_assert_held(&img->meta_lock);
+	list_for_each_entry_safe(slice, next, slices, dirty)
+		qcow2_slice_dirty_again(img, slice);
 }
 
 /* What a failed commit did not come to write stays to be written. */
-static void give_back(struct qcow2_image *img, struct list_head *refblocks,
-		      struct list_head *drops)
+static void abort_commit(struct qcow2_image *img, struct commit *commit)
 {
 	mutex_lock(&img->meta_lock);
-	list_splice_init(refblocks, &img->dirty_refblocks);
-	list_splice_init(drops, &img->unlinked);
+	dirty_again(img, &commit->tables);
+	list_splice_init(&commit->drops, &img->unlinked);
 	qcow2_commit_later(img);
 	mutex_unlock(&img->meta_lock);
 }
 
-static void release_kick(struct qcow2_image *img);
-
-static void drops_are_durable(struct qcow2_image *img, struct list_head *drops)
+/* All that it covers is durable. */
+static void finish_commit(struct qcow2_image *img, struct commit *commit)
 {
+	if (list_empty(&commit->drops))
+		return;
 	mutex_lock(&img->meta_lock);
-	list_splice_tail_init(drops, &img->durable);
+	list_splice_tail_init(&commit->drops, &img->durable);
 	release_kick(img);
 	mutex_unlock(&img->meta_lock);
 }
 
-static int commit_batch(struct qcow2_image *img, bool *more)
+static void take_refblocks(struct qcow2_image *img, struct list_head *refblocks)
 {
-	LIST_HEAD(l2);
+	mutex_lock(&img->meta_lock);
+	list_splice_init(&img->dirty_refblocks, refblocks);
+	mutex_unlock(&img->meta_lock);
+}
+
+static void give_back_refblocks(struct qcow2_image *img,
+				struct list_head *refblocks)
+{
+	mutex_lock(&img->meta_lock);
+	dirty_again(img, refblocks);
+	qcow2_commit_later(img);
+	mutex_unlock(&img->meta_lock);
+}
+
+static int commit_batch(struct qcow2_image *img, struct commit *commit)
+{
+	struct qcow2_copies *copies = &img->table_copies;
 	LIST_HEAD(refblocks);
-	LIST_HEAD(drops);
+	LIST_HEAD(taken);
 	int ret;
 
-	mutex_lock(&img->meta_lock);
-	take_copies(img, &img->dirty_l2, &img->l2_copies, &l2);
+	qcow2_copies_take(img, copies, &commit->tables, &taken);
+	/* Behind the copies: these refcounts cover all references in them. */
 	if (!test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
-		list_splice_init(&img->dirty_refblocks, &refblocks);
-	*more = !list_empty(&img->dirty_l2);
-	if (!*more)
-		list_splice_tail_init(&img->unlinked, &drops);
-	mutex_unlock(&img->meta_lock);
+		take_refblocks(img, &refblocks);
 
 	ret = write_refblocks(img, &refblocks);
 	/* I1, I2: refcounts, data and COW data before what refers to them. */
 	ret = ret ?: qcow2_flush_file(img);
-	if (!ret && !list_empty(&l2)) {
-		ret = write_copies(img, &l2);
+	if (!ret && !list_empty(&taken)) {
+		ret = qcow2_copies_write(img, copies, &taken);
 		/* I3: removals before the drop of refcounts. */
 		ret = ret ?: qcow2_flush_file(img);
 	}
-	put_copies(img, &l2, &img->l2_copies, ret);
+	qcow2_copies_put(img, copies, &taken, ret);
 	if (ret)
-		give_back(img, &refblocks, &drops);
-	else if (!list_empty(&drops))
-		drops_are_durable(img, &drops);
+		give_back_refblocks(img, &refblocks);
 	return ret;
+}
+
+static bool is_done(struct qcow2_image *img, struct commit *commit)
+{
+	bool ret;
+
+	mutex_lock(&img->meta_lock);
+	ret = list_empty(&commit->tables);
+	mutex_unlock(&img->meta_lock);
+	return ret;
+}
+
+static void trim_copies(struct qcow2_image *img, unsigned int nr)
+{
+	lockdep_assert_held(&img->commit_lock);
+	qcow2_copies_trim(&img->table_copies, nr);
+	qcow2_copies_trim(&img->refblock_copies, nr);
+}
+
+/* The clock gives those back. */
+static bool has_spare_copies(struct qcow2_image *img)
+{
+	return img->table_copies.nr > QCOW2_COPIES_MIN ||
+	       img->refblock_copies.nr > QCOW2_COPIES_MIN;
 }
 
 static int run_commit(struct qcow2_image *img)
 {
-	bool more = true;
+	struct commit commit;
 	int ret = img->commit_error;
 
 	lockdep_assert_held(&img->commit_lock);
 	if (ret)
 		return ret;
-	while (more && !ret) {
-		stock_for_batch(img);
-		ret = commit_batch(img, &more);
-		unstock_after_batch(img);
-	}
+	begin_commit(img, &commit);
+	do {
+		ret = commit_batch(img, &commit);
+	} while (!ret && !is_done(img, &commit));
+	if (ret)
+		abort_commit(img, &commit);
+	else
+		finish_commit(img, &commit);
+	trim_copies(img, COPIES_KEPT);
+	if (has_spare_copies(img))
+		qcow2_commit_later(img);
 	img->commit_result = ret;
 	return ret ? commit_failed(img, ret) : 0;
 }
@@ -387,6 +300,22 @@ int qcow2_commit(struct qcow2_image *img)
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_commit);
 
+static int commit_refcounts(struct qcow2_image *img)
+{
+	LIST_HEAD(refblocks);
+	int ret = img->commit_error;
+
+	lockdep_assert_held(&img->commit_lock);
+	if (ret)
+		return ret;
+	take_refblocks(img, &refblocks);
+	ret = write_refblocks(img, &refblocks);
+	if (!ret)
+		return 0;
+	give_back_refblocks(img, &refblocks);
+	return commit_failed(img, ret);
+}
+
 /**
  * qcow2_commit_refcounts() - write all dirty refcounts, without a flush
  * @img: the image
@@ -399,19 +328,10 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_commit);
  */
 int qcow2_commit_refcounts(struct qcow2_image *img)
 {
-	LIST_HEAD(refblocks);
-	LIST_HEAD(none);
 	int ret;
 
 	mutex_lock(&img->commit_lock);
-	mutex_lock(&img->meta_lock);
-	list_splice_init(&img->dirty_refblocks, &refblocks);
-	mutex_unlock(&img->meta_lock);
-	ret = img->commit_error ?: write_refblocks(img, &refblocks);
-	if (ret) {
-		give_back(img, &refblocks, &none);
-		commit_failed(img, ret);
-	}
+	ret = commit_refcounts(img);
 	mutex_unlock(&img->commit_lock);
 	return ret;
 }
@@ -434,16 +354,65 @@ int qcow2_commit_all(struct qcow2_image *img)
 	return ret;
 }
 
+/**
+ * qcow2_commit_for_room() - have fewer dirty slices than there may be
+ * @img: the image
+ *
+ * Waits for the commit that runs, which may do already.
+ *
+ * Context: sleeps, does I/O; takes commit_lock.
+ * Return: as qcow2_commit().
+ */
+int qcow2_commit_for_room(struct qcow2_image *img)
+{
+	int ret = 0;
+
+	mutex_lock(&img->commit_lock);
+	if (!qcow2_has_room(img)) {
+		atomic64_inc(&img->commits_begun);
+		ret = run_commit(img);
+		if (!ret && test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
+			ret = commit_refcounts(img);
+	}
+	mutex_unlock(&img->commit_lock);
+	return ret;
+}
+
+static bool is_clean(struct qcow2_image *img)
+{
+	bool ret;
+
+	mutex_lock(&img->meta_lock);
+	ret = !img->nr_dirty && list_empty(&img->unlinked);
+	mutex_unlock(&img->meta_lock);
+	return ret;
+}
+
 static void commit_by_clock(struct work_struct *work)
 {
 	struct qcow2_image *img = container_of(to_delayed_work(work),
 					       struct qcow2_image, commit_work);
 
-	/* Also for qcow2_commit_now(), if the limit is lower than it was. */
-	if (READ_ONCE(img->nr_dirty) > READ_ONCE(img->max_dirty))
+	if (is_clean(img)) {
+		mutex_lock(&img->commit_lock);
+		trim_copies(img, QCOW2_COPIES_MIN);
+		mutex_unlock(&img->commit_lock);
+	} else if (READ_ONCE(img->nr_dirty) > READ_ONCE(img->max_dirty) / 2) {
 		qcow2_commit_all(img);
-	else
+	} else {
 		qcow2_commit(img);
+	}
+}
+
+/**
+ * qcow2_commit_soon() - have a commit begin now
+ * @img: the image
+ *
+ * Context: any.
+ */
+void qcow2_commit_soon(struct qcow2_image *img)
+{
+	mod_delayed_work(img->wq, &img->commit_work, 0);
 }
 
 /**
@@ -466,7 +435,7 @@ void qcow2_commit_later(struct qcow2_image *img)
  */
 void qcow2_commit_now(struct qcow2_image *img)
 {
-	mod_delayed_work(img->wq, &img->commit_work, 0);
+	qcow2_commit_soon(img);
 	flush_delayed_work(&img->commit_work);
 }
 
@@ -626,6 +595,15 @@ static void free_drops(struct list_head *list)
 }
 
 /*
+ * In a damaged image another entry may refer to a cluster although this reference
+ * was the last by its count.  So nothing is freed or punched any more: it is a leak.
+ */
+static bool may_release(struct qcow2_image *img)
+{
+	return !qcow2_image_needs_check(img);
+}
+
+/*
  * The changed refcounts must not fill the memory; they may reach the file at any
  * time from now on, since the references are durably gone.
  */
@@ -635,7 +613,7 @@ static void apply_drops(struct qcow2_image *img)
 	u32 i;
 
 	list_for_each_entry(drop, &img->draining, link) {
-		for (i = 0; i < drop->nr;)
+		for (i = 0; i < drop->nr && may_release(img);)
 			i += drop_references(img, &drop->offsets[i],
 					     drop->nr - i);
 		if (READ_ONCE(img->nr_dirty) > READ_ONCE(img->max_dirty))
@@ -650,7 +628,7 @@ static void apply_punches(struct qcow2_image *img)
 	u32 i;
 
 	list_for_each_entry(punch, &img->punching, link)
-		for (i = 0; i < punch->nr; i++)
+		for (i = 0; i < punch->nr && may_release(img); i++)
 			qcow2_file_punch(qcow2_data_file(img),
 					 punch->ranges[i].offset,
 					 punch->ranges[i].bytes);
@@ -962,10 +940,9 @@ int qcow2_commit_init(struct qcow2_image *img)
 	int ret;
 
 	mutex_init(&img->commit_lock);
+	INIT_LIST_HEAD(&img->dirty_l1);
 	INIT_LIST_HEAD(&img->dirty_l2);
 	INIT_LIST_HEAD(&img->dirty_refblocks);
-	INIT_LIST_HEAD(&img->l2_copies);
-	INIT_LIST_HEAD(&img->refblock_copies);
 	INIT_LIST_HEAD(&img->unlinked);
 	INIT_LIST_HEAD(&img->durable);
 	INIT_LIST_HEAD(&img->draining);
@@ -975,20 +952,10 @@ int qcow2_commit_init(struct qcow2_image *img)
 	INIT_DELAYED_WORK(&img->commit_work, commit_by_clock);
 	INIT_WORK(&img->release_work, release_work);
 	init_waitqueue_head(&img->released);
-	ret = stock_copies(&img->l2_copies, COPIES_MIN, GFP_KERNEL);
-	ret = ret ?: stock_copies(&img->refblock_copies, COPIES_MIN,
-				  GFP_KERNEL);
+	/* All of them, for qcow2_commit_destroy() undoes them all. */
+	ret = qcow2_copies_init(&img->table_copies);
+	ret = qcow2_copies_init(&img->refblock_copies) ?: ret;
 	return ret ?: qcow2_epoch_init(img);
-}
-
-static bool is_clean(struct qcow2_image *img)
-{
-	bool ret;
-
-	mutex_lock(&img->meta_lock);
-	ret = !img->nr_dirty && list_empty(&img->unlinked);
-	mutex_unlock(&img->meta_lock);
-	return ret;
 }
 
 /**
@@ -1057,10 +1024,11 @@ static void drop_dirty(struct list_head *dirty)
 void qcow2_commit_destroy(struct qcow2_image *img)
 {
 	qcow2_epoch_destroy(img);
+	drop_dirty(&img->dirty_l1);
 	drop_dirty(&img->dirty_l2);
 	drop_dirty(&img->dirty_refblocks);
 	free_drops(&img->unlinked);
-	free_copies(&img->l2_copies);
-	free_copies(&img->refblock_copies);
+	qcow2_copies_destroy(&img->table_copies);
+	qcow2_copies_destroy(&img->refblock_copies);
 	mutex_destroy(&img->commit_lock);
 }

@@ -331,7 +331,9 @@ static int try_step(struct step *step)
 	if (!(l1 & QCOW2_OFFSET_MASK) &&
 	    !qcow2_shows_backing(img, step->offset))
 		return 0;
-	ret = qcow2_own_l2_slice(img, step->offset, &step->pass.need, &slice);
+	ret = qcow2_need_room(img, &step->pass.need);
+	ret = ret ?: qcow2_own_l2_slice(img, step->offset, &step->pass.need,
+					&slice);
 	if (ret)
 		return ret;
 	ret = zero_in_slice(step, slice);

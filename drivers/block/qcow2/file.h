@@ -82,6 +82,19 @@ int qcow2_file_read_buf(struct qcow2_file *file, u64 offset, void *buf,
 			size_t bytes);
 int qcow2_file_rw_page(struct qcow2_file *file, bool write, u64 offset,
 		       void *page, size_t bytes);
+int qcow2_file_copy(struct qcow2_file *file, u64 from, u64 to, u64 bytes);
+
+/**
+ * typedef qcow2_file_fill_fn - make a part of what is to be written
+ * @buf: where to
+ * @pos: its first byte, counted from the first that is written; a multiple of a page
+ * @bytes: its length, at most a page
+ * @arg: from qcow2_file_write_filled()
+ */
+typedef void (*qcow2_file_fill_fn)(void *buf, u64 pos, u32 bytes,
+				   const void *arg);
+int qcow2_file_write_filled(struct qcow2_file *file, u64 offset, u64 bytes,
+			    qcow2_file_fill_fn fill, const void *arg);
 int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes);

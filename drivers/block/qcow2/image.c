@@ -234,7 +234,7 @@ int qcow2_header_switch(struct qcow2_image *img, u32 pos, const void *field,
 }
 
 /**
- * qcow2_write_table_entry() - write an entry of the L1 or the refcount table
+ * qcow2_write_table_entry() - write an entry of the refcount table
  * @img: the image
  * @table_offset: host offset of the table
  * @table: its content in memory, CPU byte order
@@ -273,6 +273,23 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 	return ret ? block_not_written(img, table_offset, ret) : 0;
 }
 
+struct table {
+	const u64 *entry;
+	u32 entries;
+};
+
+static void fill_table(void *buf, u64 pos, u32 bytes, const void *arg)
+{
+	const struct table *table = arg;
+	u64 first = pos / sizeof(u64);
+	__be64 *to = buf;
+	u32 i;
+
+	for (i = 0; i < bytes / sizeof(u64); i++)
+		to[i] = first + i < table->entries ?
+			cpu_to_be64(table->entry[first + i]) : 0;
+}
+
 /**
  * qcow2_write_table() - write an L1 or refcount table that is not in use yet
  * @img: the image
@@ -288,21 +305,12 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 int qcow2_write_table(struct qcow2_image *img, u64 offset, const u64 *table,
 		      u32 entries)
 {
-	u32 per_slice = qcow2_slice_bytes(&img->geo) / sizeof(u64);
-	__be64 *page = (__be64 *)__get_free_page(GFP_NOIO);
-	int ret = page ? 0 : -ENOMEM;
-	u32 i, j;
+	const struct table source = { .entry = table, .entries = entries };
 
-	for (i = 0; i < entries && !ret; i += per_slice) {
-		for (j = 0; j < per_slice; j++)
-			page[j] = i + j < entries ? cpu_to_be64(table[i + j]) :
-						    0;
-		ret = qcow2_file_rw_page(img->file, true,
-					 offset + (u64)i * sizeof(u64), page,
-					 qcow2_slice_bytes(&img->geo));
-	}
-	free_page((unsigned long)page);
-	return ret;
+	return qcow2_file_write_filled(img->file, offset,
+				       round_up((u64)entries * sizeof(u64),
+						qcow2_slice_bytes(&img->geo)),
+				       fill_table, &source);
 }
 
 /* Writes the feature bits, and takes note of them when they are durable. */
@@ -930,9 +938,6 @@ int qcow2_image_close(struct qcow2_image *img)
 {
 	int ret;
 
-	mutex_lock(&img->grow_lock);
-	qcow2_release_spare_table(img);
-	mutex_unlock(&img->grow_lock);
 	ret = qcow2_commit_stop(img);
 
 	/* What has told its submitter that it is done may still be in its worker. */

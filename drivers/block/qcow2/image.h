@@ -163,14 +163,17 @@ int qcow2_check_table(const struct qcow2_geometry *geo, const char *what,
 		      u64 offset, u64 entries, u32 entry_bytes, u64 max_bytes,
 		      struct qcow2_reason *why);
 
-/* ---- cache.c: slices of L2 tables and refcount blocks ---- */
+/* ---- cache.c: slices of tables ---- */
 
 /**
  * enum qcow2_slice_kind - what a slice is cut from
+ * @QCOW2_SLICE_L1: the active L1 table.  It is there to be written: who reads the
+ *	table does so in struct qcow2_l1.
  * @QCOW2_SLICE_L2: an L2 table
  * @QCOW2_SLICE_REFBLOCK: a refcount block
  */
 enum qcow2_slice_kind {
+	QCOW2_SLICE_L1,
 	QCOW2_SLICE_L2,
 	QCOW2_SLICE_REFBLOCK,
 };
@@ -274,6 +277,40 @@ struct qcow2_stock {
 	unsigned int max;
 	wait_queue_head_t wait;
 };
+
+/* ---- copies.c: dirty slices on their way to the file ---- */
+
+/* Copies that each image has for sure, for tables and for refcount slices. */
+#define QCOW2_COPIES_MIN	16
+
+struct qcow2_image;
+
+/**
+ * struct qcow2_copies - memory for copies of slices
+ * @free: struct qcow2_copy
+ * @nr: how many there are, free or taken
+ * @bvs: for transfers of several, or NULL
+ * @nr_bvs: length of @bvs
+ *
+ * All under commit_lock.
+ */
+struct qcow2_copies {
+	struct list_head free;
+	unsigned int nr;
+	struct bio_vec *bvs;
+	unsigned int nr_bvs;
+};
+
+int qcow2_copies_init(struct qcow2_copies *copies);
+void qcow2_copies_stock(struct qcow2_copies *copies, unsigned int nr);
+void qcow2_copies_trim(struct qcow2_copies *copies, unsigned int nr);
+void qcow2_copies_destroy(struct qcow2_copies *copies);
+void qcow2_copies_take(struct qcow2_image *img, struct qcow2_copies *copies,
+		       struct list_head *dirty, struct list_head *taken);
+int qcow2_copies_write(struct qcow2_image *img, struct qcow2_copies *copies,
+		       struct list_head *taken);
+void qcow2_copies_put(struct qcow2_image *img, struct qcow2_copies *copies,
+		      struct list_head *taken, int error);
 
 struct qcow2_codec;
 
@@ -393,6 +430,9 @@ struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
 				    enum qcow2_slice_kind kind, u64 offset);
 void qcow2_slice_put(struct qcow2_slice *slice);
 void qcow2_slice_mark_dirty(struct qcow2_image *img, struct qcow2_slice *slice);
+void qcow2_slice_dirty_again(struct qcow2_image *img,
+			     struct qcow2_slice *slice);
+void qcow2_slice_committing(struct qcow2_image *img, struct qcow2_slice *slice);
 void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes);
 
 /* ---- compress.c again ---- */
@@ -549,9 +589,6 @@ struct qcow2_stream {
  *	changed under meta_lock
  * @reftable: refcount table, CPU byte order, under meta_lock
  * @reftable_entries: length of @reftable, under meta_lock
- * @spare_table: host offset of a cluster for an L2 table, 0 if there is none: in
- *	the file L1 entry @spare_index may refer to it; under grow_lock
- * @spare_index: index in @l1
  * @l2_tables: offsets of the active L2 tables, under meta_lock
  * @refblocks: offsets of the refcount blocks, under meta_lock
  * @snapshots: where internal snapshots lie
@@ -575,10 +612,13 @@ struct qcow2_stream {
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
  * @written: those of them whose transfer has ended
  * @link_work: brings @written to an end
- * @dirty_l2: dirty slices of L2 tables, under meta_lock
- * @dirty_refblocks: dirty slices of refcount blocks, under meta_lock
- * @nr_dirty: length of both lists; READ_ONCE, changed under meta_lock
- * @max_dirty: with more than this a writer commits before it goes on; READ_ONCE
+ * @dirty_l1: dirty slices of the L1 table, but for those that a commit has taken;
+ *	under meta_lock
+ * @dirty_l2: likewise of L2 tables
+ * @dirty_refblocks: likewise of refcount blocks
+ * @nr_dirty: number of dirty slices; READ_ONCE, changed under meta_lock
+ * @max_dirty: with more than this nothing more is made dirty before a commit; from half
+ *	of it on one begins; READ_ONCE
  * @meta_lock: see below
  * @grow_lock: see below
  * @commit_lock: see below
@@ -586,8 +626,8 @@ struct qcow2_stream {
  * @commit_error: why a commit failed so that no other is tried; under
  *	commit_lock
  * @commit_result: what the last commit gave; under commit_lock
- * @l2_copies: free buffers of the commit, under commit_lock
- * @refblock_copies: likewise
+ * @table_copies: of slices of the L1 table and of L2 tables
+ * @refblock_copies: of slices of refcount blocks
  * @commit_work: commits by the clock
  * @corrupt_work: sets the corrupt bit in the header
  * @watch_lock: protects @watch, held while it is called; outside of all others
@@ -659,8 +699,6 @@ struct qcow2_image {
 	/* So far what the fast path reads, from here on what writes change. */
 	u64 *reftable ____cacheline_aligned_in_smp;
 	u32 reftable_entries;
-	u64 spare_table;
-	u32 spare_index;
 	struct qcow2_offsets l2_tables;
 	struct qcow2_offsets refblocks;
 	struct qcow2_snapshots snapshots;
@@ -679,6 +717,7 @@ struct qcow2_image {
 	struct list_head in_flight;
 	struct llist_head written;
 	struct work_struct link_work;
+	struct list_head dirty_l1;
 	struct list_head dirty_l2;
 	struct list_head dirty_refblocks;
 	unsigned int nr_dirty;
@@ -691,8 +730,8 @@ struct qcow2_image {
 	atomic64_t commits_begun;
 	int commit_error;
 	int commit_result;
-	struct list_head l2_copies;
-	struct list_head refblock_copies;
+	struct qcow2_copies table_copies;
+	struct qcow2_copies refblock_copies;
 	struct delayed_work commit_work;
 	struct work_struct corrupt_work;
 	struct mutex watch_lock;
@@ -721,6 +760,12 @@ struct qcow2_image {
 static inline bool qcow2_image_read_only(const struct qcow2_image *img)
 {
 	return test_bit(QCOW2_IMAGE_READ_ONLY, &img->flags);
+}
+
+/* May more slices become dirty? */
+static inline bool qcow2_has_room(const struct qcow2_image *img)
+{
+	return READ_ONCE(img->nr_dirty) <= READ_ONCE(img->max_dirty);
 }
 
 static inline bool qcow2_image_is_view(const struct qcow2_image *img)
@@ -1175,6 +1220,7 @@ void qcow2_write_zeroes(struct qcow2_io *io);
  * enum qcow2_need_kind - what must be brought before a step can be taken
  * @QCOW2_NEED_NOTHING: nothing
  * @QCOW2_NEED_A_BREAK: others must get meta_lock for a while
+ * @QCOW2_NEED_ROOM: too many slices are dirty
  * @QCOW2_NEED_SLICE: a slice must be loaded
  * @QCOW2_NEED_L1: the L1 table is too short
  * @QCOW2_NEED_L2_TABLE: the L1 entry has no L2 table of its own
@@ -1184,6 +1230,7 @@ void qcow2_write_zeroes(struct qcow2_io *io);
 enum qcow2_need_kind {
 	QCOW2_NEED_NOTHING,
 	QCOW2_NEED_A_BREAK,
+	QCOW2_NEED_ROOM,
 	QCOW2_NEED_SLICE,
 	QCOW2_NEED_L1,
 	QCOW2_NEED_L2_TABLE,
@@ -1203,6 +1250,7 @@ enum qcow2_need_kind {
  * @slice_kind: for %QCOW2_NEED_SLICE
  * @offset: for %QCOW2_NEED_SLICE: its host offset
  * @index: for the others: index in the L1 or refcount table
+ * @made_room: there was a commit for it already; that is enough
  * @l2: L2 slice that was brought, pinned until the step was taken
  * @refblocks: refcount block slices likewise
  * @next: the one of them that is replaced next
@@ -1214,6 +1262,7 @@ struct qcow2_need {
 	enum qcow2_slice_kind slice_kind;
 	u64 offset;
 	u64 index;
+	bool made_room;
 	struct qcow2_slice *l2;
 	struct qcow2_slice *refblocks[QCOW2_NEED_REFBLOCKS];
 	u32 next;
@@ -1223,6 +1272,7 @@ int qcow2_need_slice(struct qcow2_need *need, enum qcow2_slice_kind kind,
 		     u64 offset);
 int qcow2_need_growth(struct qcow2_need *need, enum qcow2_need_kind kind,
 		      u64 index);
+int qcow2_need_room(struct qcow2_image *img, struct qcow2_need *need);
 int qcow2_need_meet(struct qcow2_image *img, struct qcow2_need *need);
 void qcow2_need_done(struct qcow2_need *need);
 
@@ -1276,7 +1326,6 @@ void qcow2_fresh_again(struct qcow2_image *img, u64 cluster);
 
 u64 qcow2_l1_entry(struct qcow2_image *img, u32 index);
 int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index);
-void qcow2_release_spare_table(struct qcow2_image *img);
 int qcow2_grow_l1(struct qcow2_image *img, u64 min_entries);
 
 /* ---- refcount.c ---- */
@@ -1307,11 +1356,13 @@ int qcow2_repair(struct qcow2_image *img, struct qcow2_reason *why);
 int qcow2_commit(struct qcow2_image *img);
 int qcow2_commit_refcounts(struct qcow2_image *img);
 int qcow2_commit_all(struct qcow2_image *img);
+int qcow2_commit_for_room(struct qcow2_image *img);
 int qcow2_commit_init(struct qcow2_image *img);
 int qcow2_commit_settle(struct qcow2_image *img);
 int qcow2_commit_stop(struct qcow2_image *img);
 void qcow2_commit_destroy(struct qcow2_image *img);
 void qcow2_commit_later(struct qcow2_image *img);
+void qcow2_commit_soon(struct qcow2_image *img);
 void qcow2_commit_now(struct qcow2_image *img);
 struct qcow2_drop *qcow2_drop_alloc(unsigned int nr);
 /* Compressed data takes at most two clusters, which begin anywhere. */

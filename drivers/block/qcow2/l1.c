@@ -11,15 +11,20 @@
  * change an entry, or put a longer table in its place, and takes meta_lock for
  * the moment of the change.
  *
- * Both are made durable on their own, in this order.  A new L2 table:
+ * An entry that changes is also written to the slice of the L1 table that it lies in,
+ * from where the commit takes it to the file as it does with L2 slices.  So a new L2 table
+ * waits for no flush:
  *
- * 1. allocate a cluster; write its refcount and the new table; flush
- * 2. write the L1 entry
- * 3. drop the reference to the old table, if there was one
+ * 1. allocate a cluster; write zeroes there, or in place of a table that others share
+ *    a copy of that
+ * 2. change the entry in memory; its slice of the L1 table is dirty then
+ * 3. drop the reference to the old table, if there was one, as any other drop
  *
- * If there's a crash, or no space for 2, then: before 2 the cluster is a leak;
- * after 2 the new table maps what the old one did.  What is added to it comes with a commit,
- * whose first flush covers the L1 entry.
+ * If there's a crash, then: before the entry has reached the file the cluster is a leak.
+ * When it has, the first flush of that commit came before it, and has made durable the
+ * cluster's refcount and what was written to the cluster in step 1.  So the table
+ * maps what the old one did, and what else of it has reached the file since, which
+ * refers to data that the same flush has covered.
  *
  * A longer L1 table:
  *
@@ -39,6 +44,7 @@
 #include <linux/build_bug.h>
 #include <linux/err.h>
 #include <linux/errno.h>
+#include <linux/math.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
@@ -88,153 +94,103 @@ static struct qcow2_l1 *own_l1(struct qcow2_image *img)
  * L2 tables.
  */
 
-static int copy_l2_table(struct qcow2_image *img, u64 from, u64 to)
-{
-	const struct qcow2_geometry *geo = &img->geo;
-	u32 pos;
-
-	for (pos = 0; pos < geo->cluster_bytes; pos += qcow2_slice_bytes(geo)) {
-		struct qcow2_slice *slice;
-		int ret;
-
-		slice = qcow2_slice_get(img, QCOW2_SLICE_L2, from + pos);
-		if (IS_ERR(slice))
-			return PTR_ERR(slice);
-		ret = qcow2_file_rw_page(img->file, true, to + pos,
-					 slice->data, qcow2_slice_bytes(geo));
-		qcow2_slice_put(slice);
-		if (ret)
-			return ret;
-	}
-	return 0;
-}
-
+/*
+ * What the new table says before its entry is in use.  The old one is shared, so it
+ * does not change, and the file has what the cache has.
+ */
 static int write_new_l2_table(struct qcow2_image *img, u64 old, u64 new)
 {
-	int ret;
+	u32 bytes = img->geo.cluster_bytes;
 
 	if (old)
-		ret = copy_l2_table(img, old, new);
-	else
-		ret = qcow2_file_write_zeroes(img->file, new,
-					      img->geo.cluster_bytes);
-	ret = ret ?: qcow2_commit_refcounts(img);
-	return ret ?: qcow2_flush_file(img);
-}
-
-static void use_l2_table(struct qcow2_image *img, u32 index, u64 entry,
-			 struct qcow2_drop *drop)
-{
-	struct qcow2_l1 *l1 = own_l1(img);
-
-	mutex_lock(&img->meta_lock);
-	qcow2_offsets_remove(img, &img->l2_tables,
-			     l1->entry[index] & QCOW2_OFFSET_MASK);
-	qcow2_offsets_add(img, &img->l2_tables, entry & QCOW2_OFFSET_MASK);
-	WRITE_ONCE(l1->entry[index], entry);
-	if (drop)
-		qcow2_drop_later(img, drop);
-	mutex_unlock(&img->meta_lock);
-}
-
-/*
- * With a cluster allocated: makes it the L2 table of L1 entry @index.  *@linked is
- * set when the file may refer to it although there was an error.
- */
-static int link_l2_table(struct qcow2_image *img, u32 index,
-			 struct qcow2_run *run, bool *linked)
-{
-	const struct qcow2_l1 *l1 = own_l1(img);
-	u64 old = l1->entry[index] & QCOW2_OFFSET_MASK;
-	u64 entry = run->host_offset | QCOW2_OFLAG_COPIED;
-	struct qcow2_drop *drop = NULL;
-	int ret;
-
-	if (old) {
-		ret = qcow2_check_table_counted(img, old);
-		if (ret)
-			return ret;
-		drop = qcow2_drop_alloc(1);
-		if (!drop)
-			return -ENOMEM;
-		drop->offsets[0] = old;
-	}
-	ret = qcow2_offsets_reserve(img, &img->l2_tables, 1);
-	ret = ret ?: write_new_l2_table(img, old, run->host_offset);
-	if (!ret) {
-		ret = qcow2_write_table_entry(img, img->geo.l1_offset,
-					      l1->entry, l1->entries, index,
-					      entry);
-		if (!ret)
-			use_l2_table(img, index, entry, drop);
-		else if (ret != -ENOMEM)
-			*linked = true;
-	}
-	if (ret)
-		kvfree(drop);
-	return ret;
+		return qcow2_file_copy(img->file, old, new, bytes);
+	return qcow2_file_write_zeroes(img->file, new, bytes);
 }
 
 /**
- * qcow2_release_spare_table() - free the cluster that a failed try has left
- * @img: the image
- *
- * Writes the L1 entry that may refer to it once more.  If that fails it stays.
- *
- * Context: grow_lock held; sleeps, does I/O.
+ * struct new_l2 - an L2 table that is about to be used
+ * @index: of its L1 entry
+ * @entry: the entry
+ * @l1: the slice of the L1 table with the entry
+ * @drop: the old table's cluster; NULL if there is none
  */
-void qcow2_release_spare_table(struct qcow2_image *img)
-{
-	const struct qcow2_l1 *l1 = own_l1(img);
+struct new_l2 {
+	u32 index;
+	u64 entry;
+	struct qcow2_slice *l1;
 	struct qcow2_drop *drop;
+};
 
-	lockdep_assert_held(&img->grow_lock);
-	if (!img->spare_table || qcow2_image_needs_check(img))
-		return;
-	drop = qcow2_drop_alloc(1);
-	if (!drop)
-		return;
-	if (qcow2_write_table_entry(img, img->geo.l1_offset, l1->entry,
-				    l1->entries, img->spare_index,
-				    l1->entry[img->spare_index])) {
-		kvfree(drop);
-		return;
-	}
-	/* The flush of the next commit covers the entry. */
-	drop->offsets[0] = img->spare_table;
-	img->spare_table = 0;
-	mutex_lock(&img->meta_lock);
-	qcow2_drop_later(img, drop);
-	mutex_unlock(&img->meta_lock);
+static void free_new_l2(struct new_l2 *new)
+{
+	if (!IS_ERR(new->l1))
+		qcow2_slice_put(new->l1);
+	kvfree(new->drop);
 }
 
-/* A cluster for the L2 table of L1 entry @index: maybe one of an earlier try. */
-static int get_cluster(struct qcow2_image *img, u32 index,
-		       struct qcow2_run *run)
+/* The slice of the L1 table with an entry. */
+static struct qcow2_slice *get_l1_slice(struct qcow2_image *img, u32 index)
 {
-	if (img->spare_index != index)
-		qcow2_release_spare_table(img);
-	if (!img->spare_table || img->spare_index != index)
-		return qcow2_alloc_table_cluster(img, run);
-	*run = (struct qcow2_run) {
-		.host_offset = img->spare_table,
-		.nb_clusters = 1,
-	};
-	img->spare_table = 0;
+	u64 pos = round_down((u64)index * sizeof(u64),
+			     qcow2_slice_bytes(&img->geo));
+
+	return qcow2_slice_get(img, QCOW2_SLICE_L1, img->geo.l1_offset + pos);
+}
+
+static int prepare_drop(struct qcow2_image *img, u64 old, struct new_l2 *new)
+{
+	int ret = qcow2_check_table_counted(img, old);
+
+	if (ret)
+		return ret;
+	new->drop = qcow2_drop_alloc(1);
+	if (!new->drop)
+		return -ENOMEM;
+	new->drop->offsets[0] = old;
 	return 0;
 }
 
-/*
- * The cluster is not used, but the file may refer to it, which is right too, as it
- * says what the old table does.  So it stays for the next try with this entry, or
- * until the entry was written as it is.
- */
-static void keep_cluster(struct qcow2_image *img, u32 index,
-			 struct qcow2_run *run)
+/* All that may fail. */
+static int prepare_l2_table(struct qcow2_image *img, const struct qcow2_run *run,
+			    struct new_l2 *new)
 {
-	img->spare_table = run->host_offset;
-	img->spare_index = index;
-	qcow2_slice_put(run->refblock);
+	u64 old = qcow2_l1_entry(img, new->index) & QCOW2_OFFSET_MASK;
+	int ret = 0;
+
+	new->entry = run->host_offset | QCOW2_OFLAG_COPIED;
+	if (old)
+		ret = prepare_drop(img, old, new);
+	ret = ret ?: qcow2_offsets_reserve(img, &img->l2_tables, 1);
+	ret = ret ?: write_new_l2_table(img, old, run->host_offset);
+	if (ret)
+		return ret;
+	new->l1 = get_l1_slice(img, new->index);
+	return PTR_ERR_OR_ZERO(new->l1);
+}
+
+static void set_l1_entry(struct qcow2_image *img, const struct new_l2 *new)
+{
+	u32 per_slice = qcow2_slice_bytes(&img->geo) / sizeof(u64);
+	struct qcow2_l1 *l1 = own_l1(img);
+
+	lockdep_assert_held(&img->meta_lock);
+	WRITE_ONCE(l1->entry[new->index], new->entry);
+	new->l1->data[new->index & (per_slice - 1)] = cpu_to_be64(new->entry);
+	qcow2_slice_mark_dirty(img, new->l1);
+}
+
+static void use_l2_table(struct qcow2_image *img, struct new_l2 *new)
+{
+	u64 old = qcow2_l1_entry(img, new->index) & QCOW2_OFFSET_MASK;
+
+	mutex_lock(&img->meta_lock);
+	qcow2_offsets_remove(img, &img->l2_tables, old);
+	qcow2_offsets_add(img, &img->l2_tables, new->entry & QCOW2_OFFSET_MASK);
+	set_l1_entry(img, new);
+	if (new->drop)
+		qcow2_drop_later(img, new->drop);
+	new->drop = NULL;
+	mutex_unlock(&img->meta_lock);
 }
 
 static void give_cluster_back(struct qcow2_image *img, struct qcow2_run *run)
@@ -244,6 +200,25 @@ static void give_cluster_back(struct qcow2_image *img, struct qcow2_run *run)
 	mutex_unlock(&img->meta_lock);
 }
 
+static int replace_l2_table(struct qcow2_image *img, u32 index)
+{
+	struct new_l2 new = { .index = index };
+	struct qcow2_run run;
+	int ret = qcow2_alloc_table_cluster(img, &run);
+
+	if (ret)
+		return ret;
+	ret = prepare_l2_table(img, &run, &new);
+	if (!ret) {
+		use_l2_table(img, &new);
+		qcow2_slice_put(run.refblock);
+	} else {
+		give_cluster_back(img, &run);
+	}
+	free_new_l2(&new);
+	return ret;
+}
+
 /**
  * qcow2_alloc_l2_table() - give an L1 entry an L2 table of its own
  * @img: the image
@@ -251,15 +226,12 @@ static void give_cluster_back(struct qcow2_image *img, struct qcow2_run *run)
  *
  * QEMU: l2_allocate().  Does nothing if somebody was faster.
  *
- * Context: grow_lock held; sleeps, does I/O.
+ * Context: grow_lock held; sleeps, does I/O, but no flush.
  * Return: 0 or a negative errno.
  */
 int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index)
 {
 	u64 old = qcow2_l1_entry(img, index);
-	struct qcow2_run run;
-	bool linked;
-	int ret;
 
 	lockdep_assert_held(&img->grow_lock);
 	if (old & QCOW2_OFLAG_COPIED)
@@ -268,18 +240,7 @@ int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index)
 		return qcow2_image_fail(img, -EUCLEAN,
 					"damaged L1 entry %u: 0x%016llx", index,
 					old);
-	ret = get_cluster(img, index, &run);
-	if (ret)
-		return ret;
-	linked = !run.refblock;
-	ret = link_l2_table(img, index, &run, &linked);
-	if (!ret)
-		qcow2_slice_put(run.refblock);
-	else if (linked || qcow2_image_needs_check(img))
-		keep_cluster(img, index, &run);
-	else
-		give_cluster_back(img, &run);
-	return ret;
+	return replace_l2_table(img, index);
 }
 
 /*

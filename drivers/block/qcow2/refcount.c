@@ -278,16 +278,26 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_refcount_dec);
  * Growth.
  */
 
-/* Sets the refcounts of the clusters first to end - 1, as far as in a slice. */
-static void fill_ones(const struct qcow2_geometry *geo, void *page,
-		      u64 slice_first, u64 end)
-{
-	u64 per_slice = BIT_ULL(geo->refslice_bits);
-	u64 i;
+/**
+ * struct ones - refcounts of which the first are 1 and the others 0
+ * @order: log2 of their width in bits
+ * @nr: how many are 1
+ */
+struct ones {
+	u32 order;
+	u64 nr;
+};
 
-	memset(page, 0, PAGE_SIZE);
-	for (i = 0; i < per_slice && slice_first + i < end; i++)
-		qcow2_set_refcount(page, geo->refcount_order, i, 1);
+static void fill_ones(void *buf, u64 pos, u32 bytes, const void *arg)
+{
+	const struct ones *ones = arg;
+	u64 first = (pos * 8) >> ones->order;
+	u32 nr = (bytes * 8) >> ones->order;
+	u32 i;
+
+	memset(buf, 0, bytes);
+	for (i = 0; i < nr && first + i < ones->nr; i++)
+		qcow2_set_refcount(buf, ones->order, i, 1);
 }
 
 /*
@@ -298,20 +308,14 @@ static int write_refblocks_at(struct qcow2_image *img, u64 first, u64 nr,
 			      u64 end)
 {
 	const struct qcow2_geometry *geo = &img->geo;
-	u64 offset = first << geo->cluster_bits;
-	u64 slices = nr << (geo->cluster_bits - geo->slice_bits);
-	void *page = (void *)__get_free_page(GFP_NOIO);
-	int ret = page ? 0 : -ENOMEM;
-	u64 i;
+	const struct ones ones = {
+		.order = geo->refcount_order,
+		.nr = end - first,
+	};
 
-	for (i = 0; i < slices && !ret; i++) {
-		fill_ones(geo, page, first + (i << geo->refslice_bits), end);
-		ret = qcow2_file_rw_page(img->file, true,
-					 offset + (i << geo->slice_bits), page,
-					 qcow2_slice_bytes(geo));
-	}
-	free_page((unsigned long)page);
-	return ret;
+	return qcow2_file_write_filled(img->file, first << geo->cluster_bits,
+				       nr << geo->cluster_bits, fill_ones,
+				       &ones);
 }
 
 static bool fits_file(struct qcow2_image *img, u64 end_cluster)

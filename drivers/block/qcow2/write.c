@@ -419,7 +419,8 @@ static u32 clusters_in_slice(const struct qcow2_geometry *geo, u64 guest_offset,
  * Context: meta_lock held.
  * Return: 1 if the run is taken; 0 if the first cluster is not of that kind
  * (*@bytes is unchanged then) or not where the pass must go on (*@bytes is 0);
- * -EUCLEAN if it is metadata.
+ * -EAGAIN if entries would change and too many slices are dirty; -EUCLEAN if it is
+ * metadata.
  */
 VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 				   struct qcow2_slice *slice, u64 guest_offset,
@@ -445,6 +446,9 @@ VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 				   (u64)nb << geo->cluster_bits))
 		return -EUCLEAN;
 	*bytes = min(*bytes, run_bytes(geo, nb, guest_offset));
+	if (!all_normal(geo, slice, guest_offset, *bytes) &&
+	    qcow2_need_room(pass->img, &pass->need))
+		return -EAGAIN;
 	qcow2_vet_slice(pass->img, slice);
 	qcow2_clusters_in_use(pass->img, cluster, nb);
 	calculate_l2_meta(pass, slice, cluster, guest_offset, *bytes, true);
@@ -501,8 +505,9 @@ VISIBLE_IF_KUNIT int handle_alloc(struct qcow2_pass *pass,
 							       guest_offset,
 							       *bytes), true);
 	struct qcow2_run run;
-	int ret = check_old_counted(pass, slice, index, &nb);
+	int ret = qcow2_need_room(pass->img, &pass->need);
 
+	ret = ret ?: check_old_counted(pass, slice, index, &nb);
 	if (ret)
 		return ret;
 	if (geo->has_data_file)
@@ -957,7 +962,7 @@ static int write_next(struct qcow2_io *io)
 }
 
 /**
- * qcow2_may_write() - is the image fit for changes, and is there room for them?
+ * qcow2_may_write() - is the image fit for changes?
  * @io: the operation that wants to make them, which holds nothing
  *
  * Context: sleeps, may do I/O.
@@ -967,15 +972,13 @@ static int write_next(struct qcow2_io *io)
 int qcow2_may_write(struct qcow2_io *io)
 {
 	struct qcow2_image *img = io->img;
-	int ret = 0;
+	int ret;
 
 	if (qcow2_image_read_only(img))
 		return -EROFS;
 	if (qcow2_image_needs_check(img))
 		return -EIO;
-	if (READ_ONCE(img->nr_dirty) > READ_ONCE(img->max_dirty))
-		ret = qcow2_commit_all(img);
-	ret = ret ?: qcow2_image_prepare_write(img);
+	ret = qcow2_image_prepare_write(img);
 	return ret ?: qcow2_drops_wait(img, io);
 }
 

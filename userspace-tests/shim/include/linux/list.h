@@ -162,6 +162,11 @@ static inline size_t list_count_nodes(struct list_head *head)
 	     &pos->member != (head); \
 	     pos = list_prev_entry(pos, member))
 
+/* From @pos on. */
+#define list_for_each_entry_from(pos, head, member) \
+	for (; !list_is_head(&(pos)->member, head); \
+	     (pos) = list_next_entry(pos, member))
+
 /* @pos may be taken out of the list, and freed, by the body. */
 #define list_for_each_entry_safe(pos, ahead, head, member) \
 	for (pos = list_first_entry(head, __typeof__(*pos), member), \

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Commits: what one covers, what it costs in transfers and flushes of the file, what waits
+ * for it, and what becomes of the image when it cannot be.
+ */
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/kernel.h>
+
+#include "cases.h"
+#include "disk.h"
+#include "memfile.h"
+#include "shim.h"
+
+#define WRITERS		2
+#define FLUSHES		60
+
+static u64 flushes_of(struct disk *d)
+{
+	return memfile_count(d->filp, MEMFILE_FLUSH);
+}
+
+/* Those of the file that growth needs, which are no commit's. */
+static u32 refblocks_of(struct disk *d)
+{
+	u32 nr;
+
+	mutex_lock(&d->img->meta_lock);
+	nr = d->img->refblocks.nr;
+	mutex_unlock(&d->img->meta_lock);
+	return nr;
+}
+
+/**
+ * struct writer - a thread that writes zeroes here and there
+ * @d: the disk, which holds zeroes
+ * @seed: where
+ * @stop: the end
+ * @writes: how many it has done
+ */
+struct writer {
+	struct disk *d;
+	u64 seed;
+	bool stop;
+	u64 writes;
+};
+
+static void *write_here_and_there(void *arg)
+{
+	struct writer *w = arg;
+	struct shim_random r = { .state = w->seed };
+	struct op op = { .buf = get_buffer(WL_SECTOR) };
+
+	memset(op.buf, 0, WL_SECTOR);
+	while (!__atomic_load_n(&w->stop, __ATOMIC_RELAXED)) {
+		u64 sector = shim_below(&r, w->d->bytes / WL_SECTOR);
+
+		start(w->d, &op, QCOW2_OP_WRITE, sector * WL_SECTOR, WL_SECTOR);
+		expect(!finish(&op), "a write failed");
+		__atomic_fetch_add(&w->writes, 1, __ATOMIC_RELAXED);
+	}
+	free(op.buf);
+	return NULL;
+}
+
+static void flush_some_times(struct disk *d, struct writer *writers)
+{
+	u64 before = flushes_of(d), writes = 0;
+	u32 blocks = refblocks_of(d);
+	unsigned int i;
+
+	for (i = 0; i < FLUSHES; i++) {
+		flush(d);
+		usleep(2000);
+	}
+	for (i = 0; i < WRITERS; i++)
+		writes += __atomic_load_n(&writers[i].writes, __ATOMIC_RELAXED);
+	before = flushes_of(d) - before;
+	blocks = refblocks_of(d) - blocks;
+	printf("# %u flushes of the disk, %llu of the file, %u refcount blocks, %llu writes\n",
+	       FLUSHES, before, blocks, writes);
+	expect(writes > FLUSHES, "nobody wrote meanwhile");
+	expect(before <= 2 * FLUSHES + blocks,
+	       "%llu flushes of the file for %u of the disk", before, FLUSHES);
+	expect(before > FLUSHES, "nothing was committed");
+}
+
+static void flush_ends_while_others_write(const struct shape *shape)
+{
+	struct disk d = { .options = { .threads = 2, .delay_ns = 200000 } };
+	struct writer writers[WRITERS];
+	pthread_t threads[WRITERS];
+	unsigned int i;
+
+	make_disk(&d, shape);
+	attach(&d);
+	/* None but those that are asked for. */
+	d.img->max_dirty = INT_MAX;
+	for (i = 0; i < WRITERS; i++) {
+		writers[i] = (struct writer) { .d = &d, .seed = SEED + i };
+		expect(!pthread_create(&threads[i], NULL, write_here_and_there,
+				       &writers[i]), "no thread");
+	}
+	flush_some_times(&d, writers);
+	for (i = 0; i < WRITERS; i++)
+		__atomic_store_n(&writers[i].stop, true, __ATOMIC_RELAXED);
+	for (i = 0; i < WRITERS; i++)
+		pthread_join(threads[i], NULL);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+/* Guest bytes of an L2 table. */
+static u64 span_of(struct disk *d)
+{
+	return d->cluster << d->img->geo.l2_bits;
+}
+
+static void first_touch_of_a_table_waits_for_no_flush(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 flushes, pos;
+	u32 blocks, tables = 0;
+
+	make_disk(&d, shape);
+	attach(&d);
+	d.img->max_dirty = INT_MAX;
+	/* Clears what the header says of who wrote last. */
+	write_new(&d, 0, WL_SECTOR);
+	flush(&d);
+	flushes = flushes_of(&d);
+	blocks = refblocks_of(&d);
+	for (pos = span_of(&d); pos < d.bytes; pos += span_of(&d), tables++)
+		write_new(&d, pos, WL_SECTOR);
+	expect(tables > 3, "the image has %u tables only", tables);
+	flushes = flushes_of(&d) - flushes - (refblocks_of(&d) - blocks);
+	expect(!flushes, "%llu flushes of the file for %u new tables", flushes,
+	       tables);
+	flushes = flushes_of(&d);
+	flush(&d);
+	flushes = flushes_of(&d) - flushes;
+	expect(flushes == 2, "%llu flushes of the file for a commit of %u new tables",
+	       flushes, tables);
+	check_file(&d, "after the commit");
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+/* By a worker, as when the file must be waited for. */
+static void write_by_worker(struct disk *d, u64 offset)
+{
+	struct op op = { .by_worker = true };
+
+	op.buf = new_data(d, offset, WL_SECTOR);
+	start(d, &op, QCOW2_OP_WRITE, offset, WL_SECTOR);
+	expect(!finish(&op), "a write failed");
+	memcpy(d->content + offset, op.buf, WL_SECTOR);
+	free(op.buf);
+}
+
+static void write_in_place_waits_for_no_room(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 flushes;
+
+	make_disk(&d, shape);
+	attach(&d);
+	write_new(&d, 0, d.cluster);
+	flush(&d);
+	write_new(&d, 2 * d.cluster, d.cluster);
+	expect(d.img->nr_dirty, "nothing is dirty");
+	d.img->max_dirty = 0;
+	flushes = flushes_of(&d);
+	write_by_worker(&d, 0);
+	expect(flushes_of(&d) == flushes, "a write in place waited for a commit");
+	write_by_worker(&d, 4 * d.cluster);
+	expect(flushes_of(&d) > flushes, "dirty slices have no bound");
+	read_back(&d, 0, d.bytes);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+static void commit_begins_before_writers_must_wait(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 flushes;
+	int i;
+
+	make_disk(&d, shape);
+	attach(&d);
+	d.img->max_dirty = 8;
+	flushes = flushes_of(&d);
+	/* With a slice of the L1 table and one of refcounts there are 7. */
+	for (i = 0; i < 5; i++)
+		write_new(&d, i * span_of(&d), WL_SECTOR);
+	wait_for(flushes_of(&d) > flushes, "no commit comes");
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+/* @offset is discarded, and before that is durable damage is found elsewhere. */
+static void discard_and_fail(struct disk *d, u64 offset)
+{
+	u64 punches, freed;
+
+	write_new(d, offset, d->cluster);
+	settle(d);
+	punches = memfile_count(d->filp, MEMFILE_PUNCH);
+	freed = READ_ONCE(d->img->clusters_freed);
+	make_zero(d, QCOW2_OP_DISCARD, offset, d->cluster);
+	qcow2_image_fail(d->img, -EUCLEAN, "a test");
+	settle(d);
+	expect(memfile_count(d->filp, MEMFILE_PUNCH) == punches,
+	       "a cluster of a damaged image was punched");
+	expect(READ_ONCE(d->img->clusters_freed) == freed,
+	       "a cluster of a damaged image was freed");
+	expect(!d->img->nr_drops, "drops are miscounted");
+}
+
+static void damaged_image_frees_clusters(const struct shape *shape)
+{
+	struct disk d = {};
+
+	make_disk(&d, shape);
+	attach(&d);
+	discard_and_fail(&d, 0);
+	detach(&d);
+	destroy(&d);
+}
+
+/* The write that it hits is in flight when the damage is found. */
+static void damaged_image_punches_kept_clusters(const struct shape *shape)
+{
+	struct disk d = { .no_unref = true, .options.threads = 2 };
+	struct op read = { .buf = get_buffer(WL_SECTOR) }, op = {};
+	u64 punches;
+
+	make_disk(&d, shape);
+	attach(&d);
+	write_new(&d, 0, d.cluster);
+	settle(&d);
+	punches = memfile_count(d.filp, MEMFILE_PUNCH);
+	/* The hole waits for who reads there. */
+	memfile_hold(d.filp, 1U << MEMFILE_READ, host_of(&d, 0),
+		     host_of(&d, 0) + d.cluster);
+	start(&d, &read, QCOW2_OP_READ, 0, WL_SECTOR);
+	wait_for(memfile_holds(d.filp), "the read does not begin");
+	start(&d, &op, QCOW2_OP_DISCARD, 0, d.cluster);
+	wait_for(READ_ONCE(d.img->releasing), "the discard makes no hole");
+	qcow2_image_fail(d.img, -EUCLEAN, "a test");
+	memfile_release(d.filp);
+	finish(&read);
+	finish(&op);
+	wait_for(!READ_ONCE(d.img->releasing), "the discard does not end");
+	expect(memfile_count(d.filp, MEMFILE_PUNCH) == punches,
+	       "a cluster of a damaged image was punched");
+	detach(&d);
+	free(read.buf);
+	destroy(&d);
+}
+
+/* All that the pool of slices has. */
+static unsigned int drain_pool(struct disk *d, void **elements, unsigned int max)
+{
+	unsigned int nr = 0;
+
+	while (nr < max) {
+		elements[nr] = mempool_alloc(d->img->cache.pool, GFP_NOWAIT);
+		if (!elements[nr])
+			break;
+		nr++;
+	}
+	return nr;
+}
+
+/* Nothing is clean, nothing can become so: who wants memory for a slice is told. */
+static void read_waits_for_a_commit_that_cannot_be(const struct shape *shape)
+{
+	struct memfile_fault fault = {
+		.ops = 1U << MEMFILE_WRITE,
+		.error = -EIO,
+	};
+	struct disk d = {};
+	void *elements[256];
+	unsigned int nr;
+	int error;
+
+	make_disk(&d, shape);
+	attach(&d);
+	write_new(&d, 0, WL_SECTOR);
+	write_new(&d, span_of(&d), WL_SECTOR);
+	expect(!detach(&d), "detach");
+	attach(&d);
+	write_new(&d, d.cluster, WL_SECTOR);
+	memfile_fault(d.filp, &fault);
+	expect(run_op(&d, QCOW2_OP_FLUSH, 0, 0), "a commit without writes");
+	shim_fail_allocations(1, 0);
+	nr = drain_pool(&d, elements, ARRAY_SIZE(elements));
+	expect(nr < ARRAY_SIZE(elements), "the pool has no end");
+	alarm(20);
+	error = run_op(&d, QCOW2_OP_READ, span_of(&d), WL_SECTOR);
+	alarm(0);
+	shim_fail_allocations(0, 0);
+	expect(error, "a read without memory");
+	while (nr)
+		mempool_free(elements[--nr], d.img->cache.pool);
+	memfile_fault(d.filp, NULL);
+	detach(&d);
+	destroy(&d);
+}
+
+/*
+ * All of them.
+ */
+
+#define BASE(bits, size)					\
+	{ .cluster_bits = bits, .refcount_bits = 16, .version = 3, \
+	  .virtual_bytes = size }
+
+static const struct shape all_shapes[] = {
+	{ "clusters of 512 bytes", BASE(9, 1 << 20) },
+	{ "clusters of 4 KiB", BASE(12, 32 << 20) },
+	{ "extended L2, clusters of 16 KiB",
+	  { .cluster_bits = 14, .refcount_bits = 16, .version = 3, .extl2 = true,
+	    .virtual_bytes = 96 << 20 } },
+	{}
+};
+
+static const struct shape busy_shapes[] = {
+	{ "clusters of 4 KiB", BASE(12, 64 << 20) },
+	{}
+};
+
+static const struct test_case cases[] = {
+	TEST_CASE(flush_ends_while_others_write, busy_shapes),
+	TEST_CASE(first_touch_of_a_table_waits_for_no_flush, all_shapes),
+	TEST_CASE(write_in_place_waits_for_no_room, all_shapes),
+	TEST_CASE(commit_begins_before_writers_must_wait, busy_shapes),
+	TEST_CASE(damaged_image_frees_clusters, all_shapes),
+	TEST_CASE(damaged_image_punches_kept_clusters, all_shapes),
+	TEST_CASE(read_waits_for_a_commit_that_cannot_be, all_shapes),
+};
+
+int main(int argc, char **argv)
+{
+	return run_cases("commits", cases, ARRAY_SIZE(cases), argc, argv);
+}
