@@ -805,7 +805,7 @@ static struct qcow2_image *alloc_serving(const char *name,
 	if (!img->file_wq)
 		goto err_write_wq;
 	img->link_wq = alloc_workqueue("qcow2-%s-link",
-				       WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+				       WQ_MEM_RECLAIM | WQ_PERCPU, 0, name);
 	if (!img->link_wq)
 		goto err_file_wq;
 	return img;

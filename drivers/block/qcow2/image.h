@@ -10,7 +10,6 @@
 #include <linux/cache.h>
 #include <linux/completion.h>
 #include <linux/list.h>
-#include <linux/llist.h>
 #include <linux/mempool.h>
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
@@ -610,8 +609,6 @@ struct qcow2_stream {
  * @clusters_allocated: how many, ever; READ_ONCE, changed under meta_lock
  * @clusters_freed: likewise
  * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
- * @written: those of them whose transfer has ended
- * @link_work: brings @written to an end
  * @dirty_l1: dirty slices of the L1 table, but for those that a commit has taken;
  *	under meta_lock
  * @dirty_l2: likewise of L2 tables
@@ -715,8 +712,6 @@ struct qcow2_image {
 	struct xarray zeroes;
 	unsigned int nr_zeroes;
 	struct list_head in_flight;
-	struct llist_head written;
-	struct work_struct link_work;
 	struct list_head dirty_l1;
 	struct list_head dirty_l2;
 	struct list_head dirty_refblocks;
@@ -1142,7 +1137,7 @@ struct qcow2_cow_region {
  * @bounce: memory of the COW regions in the transfer, or NULL
  * @part: the transfer, if nobody waits for it
  * @pending: the transfer, and who started it
- * @written: in the image's list of metas whose transfer has ended
+ * @work: links it when the transfer has ended
  */
 struct qcow2_l2_meta {
 	struct list_head link;
@@ -1161,7 +1156,7 @@ struct qcow2_l2_meta {
 	struct qcow2_bounce *bounce;
 	struct qcow2_part *part;
 	atomic_t pending;
-	struct llist_node written;
+	struct work_struct work;
 };
 
 int __init qcow2_write_init_cache(void);

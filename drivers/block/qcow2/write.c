@@ -22,8 +22,9 @@
  * for it.  With one, the COW regions go with it, and when all of it is in the file
  * qcow2_alloc_cluster_link_l2() changes the entries in memory; from there
  * commit.c takes them to the file.  The last pass of a write does not wait for its
- * transfer either, if that is one: what ended meanwhile is linked together by
- * link_written(), and writes that change mappings go on side by side.
+ * transfer either, if that is one: link_written() links it when that has ended, on the CPU
+ * where it has ended.  So writes that change mappings go on side by side, on storage that
+ * completes them on several CPUs too.
  *
  * Somebody who has to wait for a meta does not sleep: the operation is put on
  * the meta's list and queued again when the meta is gone.  It holds nothing
@@ -38,10 +39,11 @@
 #include <linux/align.h>
 #include <linux/bitops.h>
 #include <linux/errno.h>
-#include <linux/llist.h>
 #include <linux/minmax.h>
+#include <linux/sched/isolation.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/smp.h>
 #include <linux/string.h>
 
 #include "image.h"
@@ -851,26 +853,31 @@ static void transfer_ended(struct qcow2_l2_meta *meta)
 
 static void link_written(struct work_struct *work)
 {
-	struct qcow2_image *img = container_of(work, struct qcow2_image,
-					       link_work);
-	struct llist_node *list = llist_del_all(&img->written);
 	unsigned int noio = memalloc_noio_save();
-	struct qcow2_l2_meta *meta, *next;
 
-	list = llist_reverse_order(list);
-	llist_for_each_entry_safe(meta, next, list, written)
-		transfer_ended(meta);
+	transfer_ended(container_of(work, struct qcow2_l2_meta, work));
 	memalloc_noio_restore(noio);
+}
+
+/*
+ * Here, where the transfer ended: one after the other on a CPU, as they meet in
+ * meta_lock.  A CPU that is kept free of such work has another one do it.
+ */
+static void queue_link(struct qcow2_image *img, struct qcow2_l2_meta *meta)
+{
+	unsigned int cpu = raw_smp_processor_id();
+
+	if (!housekeeping_cpu(cpu, HK_TYPE_DOMAIN))
+		cpu = housekeeping_any_cpu(HK_TYPE_DOMAIN);
+	queue_work_on(cpu, img->link_wq, &meta->work);
 }
 
 static void transfer_done(struct qcow2_fio *fio)
 {
 	struct qcow2_part *part = container_of(fio, struct qcow2_part, fio);
-	struct qcow2_image *img = part->io->img;
 
-	if (atomic_dec_and_test(&part->meta->pending) &&
-	    llist_add(&part->meta->written, &img->written))
-		queue_work(img->link_wq, &img->link_work);
+	if (atomic_dec_and_test(&part->meta->pending))
+		queue_link(part->io->img, part->meta);
 }
 
 /* Takes over the operation, the meta and the epoch. */
@@ -881,6 +888,7 @@ static void start_transfer(struct qcow2_io *io, struct qcow2_l2_meta *meta,
 	struct qcow2_part *part = qcow2_part_alloc(io);
 
 	atomic_set(&meta->pending, 2);
+	INIT_WORK(&meta->work, link_written);
 	meta->part = part;
 	part->meta = meta;
 	part->epoch = epoch;
@@ -1032,8 +1040,6 @@ void qcow2_write(struct qcow2_io *io)
  */
 int qcow2_write_init(struct qcow2_image *img)
 {
-	init_llist_head(&img->written);
-	INIT_WORK(&img->link_work, link_written);
 	img->meta_pool = mempool_create_slab_pool(META_POOL_MIN, meta_cache);
 	return img->meta_pool ? 0 : -ENOMEM;
 }
