@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
 """Make of what the runner measured the table, as text and as reStructuredText, and
-the plots.
+the plots. Disks that take time have a second table as reStructuredText.
 
 A ratio is taken in each round, of two runs that were made shortly after each other;
 what counts is the median over the rounds. A target is only called reached ("pass")
@@ -139,6 +139,78 @@ def waiting_line(found):
                 mark)
 
 
+# ---------------------------------------------------------------------------
+# Disks that take time.
+
+
+def allowed(measure, there):
+    """What a run with loop allows the driver in the same round."""
+    return max(measure.times * there[measure.key],
+               measure.flushes * there.get("file_flush_ms", 0))
+
+
+def slow_target(measure, kind):
+    sign = "<=" if kind.upper_limit else ">="
+    flushes = f", or {measure.flushes} flushes" if measure.flushes else ""
+    return f"{sign} {measure.times:g}{flushes}"
+
+
+def slow_line(found, row, measure, kind):
+    """One number of a row. What is compared with the target is the part of what is allowed,
+    to two digits: a speed that was asked for is never reached to the last write."""
+    here, there = (by_round(found, row.name, device, lambda run: run)
+                   for device in row.devices)
+    rounds = sorted(set(here) & set(there))
+    line = Line(row.name, f"{row.title}: {measure.title}", row.devices[1], "", "",
+                f"{len(rounds)} of {found['rounds']} rounds", slow_target(measure, kind),
+                NOT_MEASURED, upper_limit=kind.upper_limit)
+    if not rounds or len(rounds) < found["rounds"]:
+        return line
+    values = [[kind.number(runs[n][measure.key]) for n in rounds] for runs in (here, there)]
+    ratios = [one / other for one, other in zip(*values)]
+    parts = [here[n][measure.key] / allowed(measure, there[n]) for n in rounds]
+    return line._replace(
+        driver=spread(values[0], measure.digits), other=spread(values[1], measure.digits),
+        ratio=spread(ratios, 2), ratios=tuple(ratios),
+        verdict=verdict(round(statistics.median(parts), 2), 1, kind, len(rounds)))
+
+
+SLOW_SPEED = Kind(lambda iops: iops / 1000, "k/s", 2, False)
+SLOW_TIME = Kind(lambda ms: ms, "ms", 1, True)
+
+
+def slow_lines(found, row):
+    """All of a row."""
+    speed = rows.SlowMeasure(SLOW_SPEED.unit, "iops", SLOW_SPEED.digits, row.load.speed)
+    return [slow_line(found, row, speed, SLOW_SPEED)] + [
+        slow_line(found, row, measure, SLOW_TIME) for measure in rows.SLOW_MEASURES]
+
+
+def count_line(found, name, count):
+    """What was counted on a disk: the median of the rounds' medians, and the worst of all."""
+    runs = found[rows.COUNTS].get(name, [])
+    line = Line(name, f"{rows.COUNT_ROWS[name].title}: {count.title}", "", "", "",
+                f"{len(runs)} of {found['rounds']} rounds", f"<= {count.limit}", NOT_MEASURED,
+                upper_limit=True)
+    if not runs or len(runs) < found["rounds"]:
+        return line
+    values = [run[count.key] for run in runs]
+    return line._replace(
+        driver=spread(values, 1), ratio=f"at most {max(run[count.key + '_worst'] for run in runs)}",
+        verdict=verdict(statistics.median(values), count.limit, SLOW_TIME, len(runs)))
+
+
+def all_slow_lines(found):
+    asked = found["asked"]
+    return [line for row in rows.SLOW_ROWS if row.name in asked
+            for line in slow_lines(found, row)] + [
+                count_line(found, name, count) for name in rows.COUNT_ROWS if name in asked
+                for count in rows.FLUSH_COUNTS]
+
+
+# ---------------------------------------------------------------------------
+
+
 def lines_of(found):
     """All of the rows that were asked for, measured or not."""
     asked = found["asked"]
@@ -149,7 +221,12 @@ def lines_of(found):
               for peer in rows.by_name(row.row).peers]
     lines += [compare(found, CPU, row, row.row, peer)
               for row in rows.CPU_ROWS if row.row in asked for peer in row.targets]
-    return lines + ([misses_line(found), waiting_line(found)] if rows.MISSES in asked else [])
+    lines += [misses_line(found), waiting_line(found)] if rows.MISSES in asked else []
+    return lines + all_slow_lines(found)
+
+
+def is_slow(line):
+    return line.name in rows.SLOW_NAMES
 
 
 def cells(line):
@@ -173,6 +250,8 @@ def origin(found):
     host, guest = found["host"], found["guest"]
     changed = ", changed" if found["changed"] else ""
     rounds = "1 round" if found["rounds"] == 1 else f"{found['rounds']} rounds"
+    slow = set(found["asked"]) & set(rows.SLOW_NAMES)
+    longer = f" ({found['slow_seconds']:g} s on disks that take time)" if slow else ""
     return [
         f"{found['date']}, commit {found['commit']}{changed}",
         f"{host['cpu']}, {host['cpus']} CPUs, {host['memory'] >> 30} GiB, load "
@@ -180,7 +259,7 @@ def origin(found):
         f"{'kept awake' if found['awake'] else 'CPUs that may sleep'}",
         kernel_line(found),
         f"{guest['fio']}, {guest['qemu']}",
-        f"{rounds} of {found['seconds']:g} s for each run, disks of "
+        f"{rounds} of {found['seconds']:g} s for each run{longer}, disks of "
         f"{found['size'] >> 20} MiB, {found['duration']} s in all",
         *([EMULATED] if found.get("emulated") else []),
     ]
@@ -252,7 +331,8 @@ plot $data using ($2/2):1:($2/2):(0.35) with boxxyerror lc rgb '#4477aa' title '
 def plot(found, lines, peer, directory):
     """One picture for each device that the driver is compared with."""
     chosen = [line for line in reversed(lines)
-              if line.peer == peer and line.ratios and not line.upper_limit]
+              if line.peer == peer and line.ratios and not line.upper_limit and
+              not is_slow(line)]
     if not chosen:
         return []
     data, tics = [], []
@@ -282,7 +362,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(prog="report.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", help="JSON, as scripts/bench leaves it")
-    parser.add_argument("directory", help="where table.txt, table.rst and the plots go")
+    parser.add_argument("directory", help="where table.txt, table.rst, slow-table.rst and the "
+                        "plots go")
     return parser.parse_args()
 
 
@@ -294,7 +375,10 @@ def main():
     table = text_table_of([HEADINGS, *map(cells, lines)])
     text = "\n".join([*origin(found), "", table, summary(found, lines)]) + "\n"
     write(os.path.join(options.directory, "table.txt"), text)
-    write(os.path.join(options.directory, "table.rst"), rst_table(found, lines))
+    for name, chosen in (("table.rst", [line for line in lines if not is_slow(line)]),
+                         ("slow-table.rst", list(filter(is_slow, lines)))):
+        if chosen:
+            write(os.path.join(options.directory, name), rst_table(found, chosen))
     sys.stdout.write(text)
     for peer in PLOTS:
         for path in plot(found, lines, peer, options.directory):

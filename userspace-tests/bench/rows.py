@@ -10,6 +10,10 @@ the same state, which stage.py can make. The driver under test is always the fir
 	snapshot	dm-snapshot on RAM disks of its own, chunks of 64 KiB
 	nbd		qemu-nbd, of the image
 	chain-1		the driver, on one image instead of a chain
+
+Other rows are on disks that take time, made by slow.py: the driver beside loop only, while
+the device is flushed each 50 ms. Each has four lines: speed, median and worst flush, and the
+worst write. What is counted on such a disk has rows of its own.
 """
 
 from typing import NamedTuple
@@ -117,7 +121,113 @@ MISSES_TITLE = "4K randread, cache of 1/8 of the tables"
 WAITING = "waiting"
 WAITING_TITLE = "a hit beside misses, disk of 100 ms"
 
-NAMES = tuple(row.name for row in ROWS) + (MISSES,)
+
+class SlowDisk(NamedTuple):
+    """kind: "delay" delays flushes only, by `ms`; "null" ends each request that late."""
+    name: str
+    title: str
+    kind: str
+    ms: float
+
+
+class SlowLoad(NamedTuple):
+    """jobs: how many processes write, all together `rate` times a second, or as fast as can
+    be; speed: the ratio to loop that is to be reached."""
+    name: str
+    title: str
+    job: str
+    state: str
+    jobs: int
+    rate: int = 0
+    speed: float = 1.0
+
+
+class SlowRow(NamedTuple):
+    disk: SlowDisk
+    load: SlowLoad
+
+    devices = (DRIVER, "loop")
+
+    @property
+    def name(self):
+        return f"{self.disk.name}-{self.load.name}"
+
+    @property
+    def title(self):
+        return f"{self.disk.title}: {self.load.title}"
+
+
+SLOW_DISKS = (
+    SlowDisk("flush5", "flush 5 ms", "delay", 5),
+    SlowDisk("flush20", "flush 20 ms", "delay", 20),
+    SlowDisk("null20", "all 20 us", "null", 0.02),
+    SlowDisk("null100", "all 100 us", "null", 0.1),
+)
+
+# In empty images of 64 GiB, but after a snapshot: there all clusters are allocated. 128
+# tables touched as fast as can be would be over before the first flush.
+STEADY = SlowLoad("2000", "4K randwrite, 2000/s", "slow-random", "empty", 2, 2000)
+TOUCH = SlowLoad("touch", "each L2 table once, 500/s", "slow-touch", "empty", 2, 500)
+SLOW_LOADS = (
+    STEADY,
+    SlowLoad("8000", "4K randwrite, 8000/s", "slow-random", "empty", 2, 8000),
+    SlowLoad("max", "4K randwrite", "slow-random", "empty", 2),
+    TOUCH,
+    SlowLoad("snapshot", "4K after a snapshot, 2000/s", "slow-random", "snapshot", 2, 2000),
+    SlowLoad("write", "128K write", "slow-sequential", "empty", 1, speed=0.95),
+    SlowLoad("max-4", "4K randwrite, 4 jobs", "slow-random", "empty", 4),
+    SlowLoad("touch-4", "each L2 table once, 500/s, 4 jobs", "slow-touch", "empty", 4, 500),
+    SlowLoad("snapshot-4", "4K after a snapshot, 2000/s, 4 jobs", "slow-random", "snapshot",
+             4, 2000),
+    SlowLoad("write-4", "128K write, 4 jobs", "slow-sequential", "empty", 4, speed=0.95),
+)
+
+SLOW_ROWS = tuple(SlowRow(disk, load) for disk in SLOW_DISKS for load in SLOW_LOADS)
+
+
+class SlowMeasure(NamedTuple):
+    """A number of a run in a row on a slow disk, and what is allowed: so many times what it
+    is with loop, or as long as so many flushes of the file take, if that is more."""
+    title: str
+    key: str
+    digits: int
+    times: float
+    flushes: int = 0
+
+
+# Beside speed, which has its target from the load.
+SLOW_MEASURES = (
+    SlowMeasure("median flush, ms", "flush_ms", 1, 2.5),
+    SlowMeasure("worst flush, ms", "flush_worst_ms", 1, 3, 8),
+    SlowMeasure("worst write, ms", "write_worst_ms", 1, 3, 6),
+)
+
+
+class Count(NamedTuple):
+    """Flushes of the file that one flush of the guest costs, counted on the disk beneath:
+    the median, with writers running, and the limit."""
+    key: str
+    title: str
+    load: SlowLoad
+    limit: int
+
+
+COUNTS = "counts"
+# In this order, on one image.
+FLUSH_COUNTS = (
+    Count("new", "flushes for one, new L2 tables", TOUCH._replace(rate=100), 3),
+    Count("old", "flushes for one, old L2 tables", STEADY, 2),
+)
+COUNT_ROWS = {f"{disk.name}-count": disk for disk in SLOW_DISKS if disk.kind == "delay"}
+
+RAM_NAMES = tuple(row.name for row in ROWS) + (MISSES,)
+SLOW_NAMES = tuple(row.name for row in SLOW_ROWS) + tuple(COUNT_ROWS)
+NAMES = RAM_NAMES + SLOW_NAMES
+
+# Names for many rows.
+GROUPS = {"ram": RAM_NAMES, "slow": SLOW_NAMES} | {
+    disk.name: tuple(name for name in SLOW_NAMES if name.startswith(f"{disk.name}-"))
+    for disk in SLOW_DISKS}
 
 
 def by_name(name):
