@@ -3,8 +3,8 @@
 # make demo	set everything up, then attach an image and use it
 # make check	set everything up, then run every test
 # make check-long	the same with many more rounds; takes hours
-# make bench	measure beside loop, the raw file, device mapper and qemu-nbd; 25 minutes
-# make bench-quick	the same in 3 minutes; its figures say nothing
+# make bench	measure beside loop, the raw file, device mapper and qemu-nbd; an hour
+# make bench-quick	the same in 6 minutes; its figures say nothing
 #			(both also with KERNEL=6.12: Debian's kernel in QEMU, slower)
 # make bench-engine	measure the allocator in an image that is nearly full, and count
 #			the instructions of a look-up
