@@ -326,6 +326,18 @@ struct write {
 };
 
 /**
+ * struct sight - all that decides what a look finds, and what may be there
+ * @records: in the file's log
+ * @points: the sum of the points in time at which they were applied and ended
+ * @flushed: what was done before this is durable
+ * @fua: so many FUA writes are done
+ */
+struct sight {
+	size_t records;
+	u64 points, flushed, fua;
+};
+
+/**
  * struct play - a scene with A stopped at one place
  * @scene: the scene
  * @nowait: do transfers go without a worker where they can?
@@ -335,6 +347,7 @@ struct write {
  * @file: its content
  * @file_bytes: its length
  * @disk: the disk at the start
+ * @seen: at the last look; only while the file pauses
  * @lock: protects what follows
  * @writes: in the order of their beginnings
  * @nr_writes: their number
@@ -352,6 +365,7 @@ struct play {
 	unsigned char *file;
 	size_t file_bytes;
 	unsigned char *disk;
+	struct sight seen;
 
 	pthread_mutex_t lock;
 	struct write writes[MAX_WRITES];
@@ -598,19 +612,51 @@ static unsigned char *durable_file(struct play *p, size_t *bytes)
 	return file;
 }
 
+static u64 fua_done(const struct play *p)
+{
+	unsigned int i;
+	u64 nr = 0;
+
+	for (i = 0; i < p->nr_writes; i++)
+		nr += p->writes[i].fua && p->writes[i].done;
+	return nr;
+}
+
+/* Is there anything to be seen that was not there at the last look? */
+static bool is_new(struct play *p, struct sight *now)
+{
+	const struct memfile_record *log;
+	bool same;
+	size_t i;
+
+	log = memfile_log(p->w.filp, &now->records);
+	for (i = 0; i < now->records; i++)
+		now->points += log[i].applied + log[i].ended;
+	same = !memcmp(now, &p->seen, sizeof(*now));
+	p->seen = *now;
+	return !same;
+}
+
 /* As a power cut leaves it, with nothing and with all of what was not flushed. */
 static void look_at_power_cut(struct play *p, const char *where)
 {
+	struct sight now = {};
 	struct view view;
 	char text[100];
 	unsigned char *file;
 	size_t bytes;
 
 	pthread_mutex_lock(&p->lock);
-	view.flushed = p->flushed;
+	now.flushed = p->flushed;
+	now.fua = fua_done(p);
 	pthread_mutex_unlock(&p->lock);
+	view.flushed = now.flushed;
 	view.time = memfile_now(p->w.filp);
 	memfile_pause(p->w.filp);
+	if (!is_new(p, &now)) {
+		memfile_go_on(p->w.filp);
+		return;
+	}
 	file = durable_file(p, &bytes);
 	memfile_go_on(p->w.filp);
 	snprintf(text, sizeof(text), "%s, only what was flushed", where);
