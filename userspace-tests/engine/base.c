@@ -13,8 +13,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <linux/unaligned.h>
+
 #include "base.h"
 #include "shim.h"
+#include "workload.h"
 
 extern char **environ;
 
@@ -26,6 +29,9 @@ extern char **environ;
 
 #define MIN_CLUSTER_BITS_EXTL2	14
 #define MAX_COMMANDS		64
+
+/* The tag of what a backing file holds: no write has so high a number. */
+#define BACKING_SEQ		BIT_ULL(40)
 
 int run_program(const char * const argv[], bool quiet)
 {
@@ -341,6 +347,20 @@ bool base_snapshot_is_kept(const char *path, const struct qimg *now)
 	free(was);
 	free(is);
 	return kept;
+}
+
+void base_put_on_backing(unsigned char *file, unsigned int cluster_bits,
+			 unsigned char *backing, u64 bytes, u64 seed)
+{
+	/* The name stands in the last byte of the header's cluster. */
+	u64 name = (1ULL << cluster_bits) - 1, pos;
+
+	put_unaligned_be64(name, file + 8);
+	put_unaligned_be32(1, file + 16);
+	file[name] = 'b';
+	for (pos = 0; pos < bytes; pos += WL_SECTOR)
+		wl_fill_sector(seed, BACKING_SEQ, pos / WL_SECTOR,
+			       backing + pos);
 }
 
 int base_make(const struct base_options *o, const char *dir, char *path,

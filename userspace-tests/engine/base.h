@@ -66,6 +66,13 @@ int base_make(const struct base_options *options, const char *dir, char *path,
 bool base_snapshot_is_kept(const char *path, const struct qimg *now);
 
 /*
+ * Has the image in @file, whose disk is larger, lie on a raw backing file: its
+ * header says so afterwards. Fills @backing with sectors that name themselves.
+ */
+void base_put_on_backing(unsigned char *file, unsigned int cluster_bits,
+			 unsigned char *backing, u64 bytes, u64 seed);
+
+/*
  * Runs a program without a shell; its exit status, -1 if it did not exit.
  * @quiet: throws away what it prints.
  */

@@ -40,6 +40,9 @@
 #define MAX_WRITES	128
 #define K		1024U
 
+/* What a backing file has. */
+#define BACKING_BYTES	(128 * K)
+
 /* B has to wait for A if for so long nobody comes to a place. */
 #define PATIENCE_MS	20
 
@@ -101,6 +104,10 @@ struct step {
  *	which is full of data, and in a snapshot too
  * @NOT_COPIED: clusters of 512 bytes, preallocated, but no L1 entry has its
  *	COPIED flag
+ * @BACKED: as @PLAIN, on a backing file with 128 KiB of data
+ * @BACKED_EXTENDED: clusters of 64 KiB with subclusters of 2 KiB, likewise
+ * @COMPRESSED: clusters of 4 KiB, which are compressed from 0 to 16 KiB
+ * @EXTENDED_NO_UNREF: as @EXTENDED, with discard-no-unref
  */
 enum image {
 	PLAIN,
@@ -110,6 +117,10 @@ enum image {
 	SHARED,
 	SHARED_EXTENDED,
 	NOT_COPIED,
+	BACKED,
+	BACKED_EXTENDED,
+	COMPRESSED,
+	EXTENDED_NO_UNREF,
 };
 
 /**
@@ -311,6 +322,102 @@ static const struct scene scenes[] = {
 	  { { FLUSH } },
 	  { WRITE, 0, 4 * K },
 	  { { WRITE, 32 * K, 4 * K }, { WRITE, 8 * K, 4 * K }, { FLUSH } } },
+	{ "a write that copies from a backing file, and discards around it",
+	  BACKED,
+	  { { WRITE, 768 * K, 4 * K }, { FLUSH } },
+	  { WRITE, 3 * K, 6 * K },
+	  { { DISCARD, 4 * K, 8 * K }, { ZERO_UNMAP, 512, 1 * K }, { FLUSH },
+	    { RELEASE }, { WRITE, 512 * K, 16 * K }, { FLUSH } } },
+	{ "a write that copies from a backing file, and zeroes that stay",
+	  BACKED,
+	  { { WRITE, 768 * K, 4 * K }, { FLUSH } },
+	  { WRITE, 1 * K, 1 * K },
+	  { { ZERO, 0, 8 * K }, { WRITE, 5 * K, 1 * K }, { FLUSH } } },
+	{ "a discard of what a backing file shows, and writes", BACKED,
+	  { { WRITE, 1 * K, 1 * K }, { FLUSH } },
+	  { DISCARD, 0, 12 * K },
+	  { { WRITE, 2 * K, 1 * K }, { WRITE, 6 * K, 8 * K }, { FLUSH },
+	    { RELEASE }, { WRITE, 512 * K, 16 * K }, { FLUSH } } },
+	{ "a commit of copies from a backing file, and their discard", BACKED,
+	  { { WRITE, 1 * K, 1 * K }, { WRITE, 6 * K, 4 * K } },
+	  { FLUSH },
+	  { { DISCARD, 0, 8 * K }, { WRITE, 5 * K, 512 }, { FLUSH },
+	    { RELEASE }, { WRITE, 512 * K, 16 * K }, { FLUSH } } },
+	{ "a commit of zeroes before a backing file, and writes to parts",
+	  BACKED,
+	  { { WRITE, 0, 8 * K }, { FLUSH }, { ZERO_UNMAP, 0, 8 * K } },
+	  { FLUSH },
+	  { { WRITE, 1 * K, 1 * K }, { FLUSH }, { READ, 0, 8 * K },
+	    { RELEASE }, { WRITE, 512 * K, 16 * K }, { FLUSH } } },
+	{ "clusters in front of a backing file become free, and writes", BACKED,
+	  { { WRITE, 1 * K, 4 * K }, { FLUSH }, { DISCARD, 0, 8 * K } },
+	  { RELEASED },
+	  { { WRITE, 1 * K, 1 * K }, { ZERO_UNMAP, 4 * K, 4 * K },
+	    { WRITE, 512 * K, 16 * K }, { FLUSH } } },
+	{ "write zeroes of parts of clusters, and writes to others", BACKED,
+	  { { WRITE, 768 * K, 4 * K }, { FLUSH } },
+	  { ZERO_UNMAP, 2 * K, 6 * K },
+	  { { WRITE, 1 * K, 1 * K }, { WRITE, 5 * K, 1 * K }, { FLUSH } } },
+	{ "a write, and write zeroes of what is zero beside it", PLAIN,
+	  { { WRITE, 768 * K, 4 * K }, { FLUSH } },
+	  { WRITE, 1 * K, 1 * K },
+	  { { ZERO_UNMAP, 2 * K, 7 * K }, { ZERO, 0, 1 * K }, { FLUSH } } },
+	{ "write zeroes of what is zero, and writes beside it", PLAIN,
+	  { { WRITE, 768 * K, 4 * K }, { FLUSH } },
+	  { ZERO_UNMAP, 2 * K, 7 * K },
+	  { { WRITE, 1 * K, 1 * K }, { WRITE, 9 * K, 1 * K }, { FLUSH } } },
+	{ "write zeroes that stay, and writes to their clusters", PLAIN,
+	  { { WRITE, 0, 12 * K }, { FLUSH } },
+	  { ZERO, 0, 12 * K },
+	  { { WRITE, 1 * K, 1 * K }, { WRITE, 8 * K, 4 * K }, { FLUSH } } },
+	{ "a write to a zero cluster that has its place, and a discard", PLAIN,
+	  { { WRITE, 0, 8 * K }, { ZERO, 0, 8 * K }, { FLUSH } },
+	  { WRITE, 1 * K, 4 * K },
+	  { { DISCARD, 0, 8 * K }, { FLUSH }, { RELEASE },
+	    { WRITE, 512 * K, 16 * K }, { FLUSH } } },
+	{ "a write to a zero cluster that is kept, and discards", NO_UNREF,
+	  { { WRITE, 0, 8 * K }, { DISCARD, 0, 8 * K }, { FLUSH } },
+	  { WRITE, 1 * K, 4 * K },
+	  { { DISCARD, 0, 4 * K }, { ZERO_UNMAP, 4 * K, 4 * K },
+	    { WRITE, 2 * K, 1 * K }, { FLUSH } } },
+	{ "a write into shared data, and its discard", SHARED,
+	  { { WRITE, 768 * K, 4 * K }, { FLUSH } },
+	  { WRITE, 109 * K, 1 * K },
+	  { { DISCARD, 108 * K, 8 * K }, { FLUSH }, { RELEASE },
+	    { WRITE, 512 * K, 16 * K }, { FLUSH } } },
+	{ "a write into compressed data, and zeroes around it", COMPRESSED,
+	  { { WRITE, 768 * K, 4 * K }, { FLUSH } },
+	  { WRITE, 3 * K, 2 * K },
+	  { { ZERO_UNMAP, 512, 1 * K }, { DISCARD, 4 * K, 8 * K }, { FLUSH },
+	    { RELEASE }, { WRITE, 512 * K, 16 * K }, { FLUSH } } },
+	{ "zeroes written into compressed data, and writes", COMPRESSED,
+	  { { WRITE, 768 * K, 4 * K }, { FLUSH } },
+	  { ZERO_UNMAP, 1 * K, 7 * K },
+	  { { WRITE, 512, 512 }, { WRITE, 6 * K, 1 * K }, { FLUSH },
+	    { RELEASE }, { WRITE, 512 * K, 16 * K }, { FLUSH } } },
+	{ "a write to new subclusters, and discards of others",
+	  BACKED_EXTENDED,
+	  { { WRITE, 768 * K, 4 * K }, { FLUSH } },
+	  { WRITE, 8 * K + 512, 512 },
+	  { { DISCARD, 10 * K, 4 * K }, { ZERO_UNMAP, 9 * K + 512, 2 * K },
+	    { DISCARD, 8 * K, 2 * K }, { FLUSH } } },
+	{ "a write to more subclusters, and discards of those with data",
+	  BACKED_EXTENDED,
+	  { { WRITE, 4 * K, 2 * K }, { FLUSH } },
+	  { WRITE, 8 * K + 512, 512 },
+	  { { DISCARD, 0, 8 * K }, { FLUSH }, { RELEASE },
+	    { WRITE, 512 * K, 64 * K }, { ZERO, 8 * K, 1 * K }, { FLUSH } } },
+	{ "a discard of subclusters, and writes to them and others",
+	  BACKED_EXTENDED,
+	  { { WRITE, 4 * K, 6 * K }, { FLUSH } },
+	  { DISCARD, 4 * K, 6 * K },
+	  { { WRITE, 8 * K + 512, 512 }, { WRITE, 20 * K, 1 * K }, { FLUSH },
+	    { RELEASE }, { WRITE, 512 * K, 64 * K }, { FLUSH } } },
+	{ "a write to subclusters that are kept, and discards",
+	  EXTENDED_NO_UNREF,
+	  { { WRITE, 0, 4 * K }, { DISCARD, 0, 4 * K }, { FLUSH } },
+	  { WRITE, 2 * K, 1 * K },
+	  { { DISCARD, 0, 16 * K }, { WRITE, 4 * K, 512 }, { FLUSH } } },
 };
 
 /*
@@ -346,6 +453,8 @@ struct sight {
  * @path: name of the file at the start
  * @file: its content
  * @file_bytes: its length
+ * @layer: the backing file, or NULL
+ * @backing: its content
  * @disk: the disk at the start
  * @seen: at the last look; only while the file pauses
  * @lock: protects what follows
@@ -364,6 +473,8 @@ struct play {
 	char path[600];
 	unsigned char *file;
 	size_t file_bytes;
+	struct file *layer;
+	unsigned char *backing;
 	unsigned char *disk;
 	struct sight seen;
 
@@ -560,6 +671,12 @@ static void compare(struct play *p, u64 offset, u64 bytes,
  * Looking at the file.
  */
 
+static const char *open_file(const struct play *p, struct qimg *q,
+			     const unsigned char *file, size_t bytes)
+{
+	return qimg_open_on(q, file, bytes, p->backing, BACKING_BYTES);
+}
+
 static void look_at(struct play *p, const unsigned char *file, size_t bytes,
 		    const struct view *view, const char *where)
 {
@@ -568,7 +685,7 @@ static void look_at(struct play *p, const unsigned char *file, size_t bytes,
 	const char *why;
 	struct qimg q;
 
-	why = qimg_open(&q, file, bytes);
+	why = open_file(p, &q, file, bytes);
 	if (!why)
 		why = qimg_read(&q, 0, p->w.bytes, disk);
 	if (why)
@@ -798,14 +915,35 @@ static void wait_for_release(struct play *p, unsigned int ms)
 	watching = false;
 }
 
+static struct qcow2_image *get_layer(struct play *p)
+{
+	const struct qcow2_layer_spec spec = {
+		.filp = p->layer,
+		.name = "layer",
+		.raw = true,
+	};
+	struct qcow2_reason why = {};
+	struct qcow2_image *layer = qcow2_layer_get(&spec, &why);
+
+	if (IS_ERR(layer))
+		wl_fail(SEED, "layer: %s (%ld)", why.text, PTR_ERR(layer));
+	return layer;
+}
+
 static void open_image(struct play *p)
 {
+	struct qcow2_image *layers[1];
 	const struct qcow2_options options = {
 		.file_flags = QCOW2_FILE_WRITABLE,
-		.discard_no_unref = p->scene->image == NO_UNREF,
+		.discard_no_unref = p->scene->image == NO_UNREF ||
+				    p->scene->image == EXTENDED_NO_UNREF,
+		.layers = layers,
+		.nr_layers = !!p->layer,
 	};
 	struct qcow2_reason why = {};
 
+	if (p->layer)
+		layers[0] = get_layer(p);
 	p->w.img = qcow2_image_open(p->w.filp, "test", &options, &why);
 	if (IS_ERR(p->w.img))
 		wl_fail(SEED, "open: %s (%ld)", why.text, PTR_ERR(p->w.img));
@@ -913,7 +1051,24 @@ static const struct base_options images[] = {
 			      .seed = 2020 },
 	[NOT_COPIED] = { .cluster_bits = 9, .refcount_bits = 16,
 			 .metadata = true },
+	[BACKED] = { .cluster_bits = 12, .refcount_bits = 16 },
+	[BACKED_EXTENDED] = { .cluster_bits = 16, .refcount_bits = 16,
+			      .extl2 = true },
+	[COMPRESSED] = { .cluster_bits = 12, .refcount_bits = 16,
+			 .compressed = true, .seed = 1 },
+	[EXTENDED_NO_UNREF] = { .cluster_bits = 14, .refcount_bits = 16,
+				.extl2 = true },
 };
+
+static void put_on_backing(struct play *p,
+			   const struct memfile_options *options)
+{
+	p->backing = must(malloc(BACKING_BYTES));
+	base_put_on_backing(p->file, images[p->scene->image].cluster_bits,
+			    p->backing, BACKING_BYTES, SEED);
+	p->layer = memfile_create(options);
+	memfile_load_buf(p->layer, p->backing, BACKING_BYTES);
+}
 
 static void forget_copied(unsigned char *file, size_t bytes)
 {
@@ -928,7 +1083,7 @@ static void forget_copied(unsigned char *file, size_t bytes)
 
 static void set_stage(struct play *p)
 {
-	struct memfile_options options = {
+	const struct memfile_options options = {
 		.seed = SEED,
 		.record = true,
 		.nowait = p->nowait,
@@ -945,9 +1100,11 @@ static void set_stage(struct play *p)
 	p->file = must(read_file(p->path, &p->file_bytes));
 	if (p->scene->image == NOT_COPIED)
 		forget_copied(p->file, p->file_bytes);
+	if (p->scene->image == BACKED || p->scene->image == BACKED_EXTENDED)
+		put_on_backing(p, &options);
 	p->disk = must(malloc(base.virtual_bytes));
 	content = must(malloc(base.virtual_bytes));
-	if (qimg_open(&q, p->file, p->file_bytes) ||
+	if (open_file(p, &q, p->file, p->file_bytes) ||
 	    qimg_read(&q, 0, base.virtual_bytes, p->disk))
 		wl_fail(SEED, "the base image cannot be read");
 	p->w.filp = memfile_create(&options);
@@ -977,7 +1134,7 @@ static void look_at_end(struct play *p)
 	view.time = memfile_now(p->w.filp);
 	view.flushed = view.time;
 	look_at(p, file, bytes, &view, "at the end");
-	qimg_open(&q, file, bytes);
+	open_file(p, &q, file, bytes);
 	qimg_check(&q, &check);
 	if (!base_snapshot_is_kept(p->path, &q))
 		wl_fail(SEED, "at the end: the snapshot has changed");
@@ -989,9 +1146,12 @@ static void look_at_end(struct play *p)
 static void clear_stage(struct play *p)
 {
 	memfile_destroy(p->w.filp);
+	if (p->layer)
+		memfile_destroy(p->layer);
 	wl_destroy(&p->w);
 	pthread_mutex_destroy(&p->lock);
 	free(p->file);
+	free(p->backing);
 	free(p->disk);
 }
 

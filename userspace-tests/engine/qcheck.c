@@ -90,15 +90,18 @@ static const char *check_header(const struct qimg *q)
 	return NULL;
 }
 
-const char *qimg_open(struct qimg *q, const void *buf, size_t bytes)
+const char *qimg_open_on(struct qimg *q, const void *buf, size_t bytes,
+			 const void *backing, size_t backing_bytes)
 {
 	memset(q, 0, sizeof(*q));
 	q->buf = buf;
 	q->bytes = bytes;
+	q->backing = backing;
+	q->backing_bytes = backing_bytes;
 	if (get_be(q, 0, 4) != 0x514649fb)
 		return "no qcow2 magic";
 	q->version = get_be(q, 4, 4);
-	if (get64(q, 8))
+	if (get64(q, 8) && !backing)
 		return "backing files are not known to the checker";
 	q->cluster_bits = get_be(q, 20, 4);
 	q->cluster_bytes = 1ULL << (q->cluster_bits & 31);
@@ -122,6 +125,11 @@ const char *qimg_open(struct qimg *q, const void *buf, size_t bytes)
 	q->zstd = q->incompatible & INCOMPAT_COMPRESSION;
 	q->entry_bytes = q->extl2 ? 16 : 8;
 	return check_header(q);
+}
+
+const char *qimg_open(struct qimg *q, const void *buf, size_t bytes)
+{
+	return qimg_open_on(q, buf, bytes, NULL, 0);
 }
 
 void qimg_data_file(struct qimg *q, const void *data, size_t bytes)
@@ -551,10 +559,21 @@ static const char *read_compressed(const struct qimg *q, uint64_t entry,
 	return ok ? NULL : "damaged compressed cluster";
 }
 
+/* What has neither data nor zeroes. */
+static void get_backing(const struct qimg *q, uint64_t offset, size_t bytes,
+			unsigned char *to)
+{
+	if (q->backing)
+		copy_out(q->backing, q->backing_bytes, offset, bytes, to);
+	else
+		memset(to, 0, bytes);
+}
+
 static const char *read_mapped(const struct qimg *q, uint64_t entry,
-			       uint64_t bitmap, uint64_t in, size_t bytes,
+			       uint64_t bitmap, uint64_t offset, size_t bytes,
 			       unsigned char *to)
 {
+	uint64_t in = into_cluster(q, offset);
 	uint64_t sub = in / (q->cluster_bytes / 32);
 	bool zero = q->extl2 ? bitmap >> (32 + sub) & 1 : entry & ZERO;
 	bool alloc = q->extl2 ? bitmap >> sub & 1 :
@@ -568,8 +587,10 @@ static const char *read_mapped(const struct qimg *q, uint64_t entry,
 		return "unaligned L2 entry";
 	if (alloc)
 		get_data(q, (entry & OFFSET) + in, bytes, to);
-	else
+	else if (zero)
 		memset(to, 0, bytes);
+	else
+		get_backing(q, offset, bytes, to);
 	return NULL;
 }
 
@@ -592,11 +613,11 @@ static const char *read_piece(const struct qimg *q, uint64_t offset,
 		return "the L1 table is too short";
 	pos = qimg_l2_entry(q, offset);
 	if (!pos) {
-		memset(to, 0, bytes);
+		get_backing(q, offset, bytes, to);
 		return NULL;
 	}
 	return read_mapped(q, get64(q, pos), q->extl2 ? get64(q, pos + 8) : 0,
-			   into_cluster(q, offset), bytes, to);
+			   offset, bytes, to);
 }
 
 const char *qimg_read(const struct qimg *q, uint64_t offset, size_t bytes,

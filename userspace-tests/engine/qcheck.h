@@ -16,12 +16,16 @@
  * @bytes: its length; what is behind reads as zeroes
  * @data: the external data file, see qimg_data_file()
  * @data_bytes: its length, likewise
+ * @backing: the bytes of a backing file, or NULL
+ * @backing_bytes: its length, likewise
  */
 struct qimg {
 	const unsigned char *buf;
 	size_t bytes;
 	const unsigned char *data;
 	size_t data_bytes;
+	const unsigned char *backing;
+	size_t backing_bytes;
 
 	unsigned int version;
 	unsigned int cluster_bits;
@@ -66,6 +70,9 @@ struct qcheck {
 
 /* NULL, or why this is no image that the reader knows. */
 const char *qimg_open(struct qimg *q, const void *buf, size_t bytes);
+/* Likewise of one that lies on a raw backing file, of which these are the bytes. */
+const char *qimg_open_on(struct qimg *q, const void *buf, size_t bytes,
+			 const void *backing, size_t backing_bytes);
 /* Where guest data is read from then, of an image that has it in another file. */
 void qimg_data_file(struct qimg *q, const void *data, size_t bytes);
 void qimg_check(const struct qimg *q, struct qcheck *result);
