@@ -23,6 +23,7 @@
 #include "memfile.h"
 #include "qcheck.h"
 #include "workload.h"
+#include "zeroing.h"
 
 /*
  * Transfers that are held while their cluster goes.
@@ -1298,6 +1299,30 @@ static const struct shape vast_shapes[] = {
 	{}
 };
 
+/* For meetings in clusters that nobody has touched; see zeroing.c. */
+static const struct shape meeting_shapes[] = {
+	{ "clusters of 4 KiB", BASE(12, 8 << 20) },
+	{ "extended L2, clusters of 32 KiB",
+	  { .cluster_bits = 15, .refcount_bits = 16, .version = 3, .extl2 = true,
+	    .virtual_bytes = 48 << 20 } },
+	{}
+};
+
+static const struct shape shared_meeting_shapes[] = {
+	{ "clusters of 4 KiB", BASE(12, 2 << 20) },
+	{ "extended L2, clusters of 32 KiB",
+	  { .cluster_bits = 15, .refcount_bits = 16, .version = 3, .extl2 = true,
+	    .virtual_bytes = 12 << 20 } },
+	{}
+};
+
+static const struct shape compressed_meeting_shapes[] = {
+	{ "clusters of 4 KiB",
+	  { .cluster_bits = 12, .refcount_bits = 16, .version = 3,
+	    .compressed = true, .virtual_bytes = 2 << 20, .seed = 18 } },
+	{}
+};
+
 static const struct test_case cases[] = {
 	TEST_CASE(write_lands_after_discard_and_reuse, all_shapes),
 	TEST_CASE(write_lands_after_write_zeroes_and_reuse, all_shapes),
@@ -1323,6 +1348,11 @@ static const struct test_case cases[] = {
 	TEST_CASE(metadata_fills_the_memory, many_tables_shapes),
 	TEST_CASE(release_overtakes_who_is_about_to_enter, all_shapes),
 	TEST_CASE(write_needs_memory_when_its_transfer_has_ended, shared_shapes),
+	TEST_CASE(zeroing_meets_copy_of_backing_file, meeting_shapes),
+	TEST_CASE(zeroing_meets_copy_with_discard_no_unref, meeting_shapes),
+	TEST_CASE(zeroing_meets_copy_of_shared_cluster, shared_meeting_shapes),
+	TEST_CASE(zeroing_meets_copy_of_compressed_cluster,
+		  compressed_meeting_shapes),
 };
 
 int main(int argc, char **argv)

@@ -206,7 +206,7 @@ u64 host_of(struct disk *d, u64 offset)
 	       extent.host_offset - offset % d->cluster : 0;
 }
 
-static bool has_drops(struct disk *d)
+bool has_drops(struct disk *d)
 {
 	bool ret;
 
@@ -235,14 +235,33 @@ static void make_file(struct disk *d, const char *path)
 	expect(!error, "cannot load %s: %d", path, error);
 }
 
+static struct qcow2_image *get_layer(struct disk *d)
+{
+	const struct qcow2_layer_spec spec = {
+		.filp = d->layer,
+		.name = "layer",
+		.raw = true,
+	};
+	struct qcow2_reason why = {};
+	struct qcow2_image *layer = qcow2_layer_get(&spec, &why);
+
+	expect(!IS_ERR(layer), "layer: %s (%ld)", why.text, PTR_ERR(layer));
+	return layer;
+}
+
 void attach(struct disk *d)
 {
+	struct qcow2_image *layers[1];
 	const struct qcow2_options options = {
 		.file_flags = QCOW2_FILE_WRITABLE,
 		.discard_no_unref = d->no_unref,
+		.layers = layers,
+		.nr_layers = !!d->layer,
 	};
 	struct qcow2_reason why = {};
 
+	if (d->layer)
+		layers[0] = get_layer(d);
 	d->img = qcow2_image_open(d->filp, "test", &options, &why);
 	expect(!IS_ERR(d->img), "attach: %s (%ld)", why.text, PTR_ERR(d->img));
 }
@@ -261,7 +280,7 @@ struct qcheck check_file(struct disk *d, const char *when)
 	unsigned char *file = memfile_flatten(d->filp, &bytes);
 	struct qcheck check;
 	struct qimg q;
-	const char *why = qimg_open(&q, file, bytes);
+	const char *why = qimg_open_on(&q, file, bytes, d->backing, d->bytes);
 
 	expect(!why, "%s: %s", when, why);
 	qimg_check(&q, &check);
@@ -277,7 +296,7 @@ unsigned char *disk_of_file(struct disk *d, bool snapshot)
 	unsigned char *file = memfile_flatten(d->filp, &bytes);
 	unsigned char *disk = must(malloc(d->bytes));
 	struct qimg q;
-	const char *why = qimg_open(&q, file, bytes);
+	const char *why = qimg_open_on(&q, file, bytes, d->backing, d->bytes);
 
 	if (!why && snapshot) {
 		expect(q.nb_snapshots, "the image has no snapshot");
@@ -321,7 +340,9 @@ void detach_and_look(struct disk *d)
 	expect(!check.leaks, "closed image: %u leaks", check.leaks);
 	compare(disk, d->content, d->content, 0, d->bytes, "closed image");
 	free(disk);
-	ask_qemu(d);
+	/* It knows no name of the backing file. */
+	if (!d->layer)
+		ask_qemu(d);
 }
 
 void take_snapshot(struct disk *d)
@@ -352,8 +373,28 @@ void make_disk(struct disk *d, const struct shape *shape)
 	make_file(d, path);
 }
 
+void make_overlay(struct disk *d, const struct shape *shape)
+{
+	unsigned char *file;
+	size_t bytes;
+
+	make_disk(d, shape);
+	d->backing = must(malloc(d->bytes));
+	file = memfile_flatten(d->filp, &bytes);
+	base_put_on_backing(file, shape->base.cluster_bits, d->backing,
+			    d->bytes, SEED);
+	memfile_load_buf(d->filp, file, bytes);
+	d->layer = memfile_create(&d->options);
+	memfile_load_buf(d->layer, d->backing, d->bytes);
+	memcpy(d->content, d->backing, d->bytes);
+	free(file);
+}
+
 void destroy(struct disk *d)
 {
 	memfile_destroy(d->filp);
+	if (d->layer)
+		memfile_destroy(d->layer);
+	free(d->backing);
 	free(d->content);
 }

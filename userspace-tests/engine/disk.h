@@ -62,6 +62,8 @@ struct shape {
  * @content: of the disk
  * @seq: number of the last write
  * @no_unref: it is attached with discard-no-unref
+ * @layer: the backing file, or NULL
+ * @backing: the bytes of that, as many as the disk has
  */
 struct disk {
 	const struct shape *shape;
@@ -73,6 +75,8 @@ struct disk {
 	unsigned char *content;
 	u64 seq;
 	bool no_unref;
+	struct file *layer;
+	unsigned char *backing;
 };
 
 /**
@@ -115,6 +119,8 @@ void keep_as_zeroes(struct disk *d, u64 offset, u64 bytes);
 int try_read(struct disk *d, u64 offset, u64 bytes);
 void read_back(struct disk *d, u64 offset, u64 bytes);
 void flush(struct disk *d);
+/* Is there anything that was given up and is not free yet? */
+bool has_drops(struct disk *d);
 /* Flushes, and waits until what was given up is free. */
 void settle(struct disk *d);
 
@@ -127,6 +133,8 @@ void compare(const unsigned char *buf, const unsigned char *one,
 
 /* A disk of zeroes; commits come only when they are asked for. */
 void make_disk(struct disk *d, const struct shape *shape);
+/* Likewise, but on a raw backing file of the same size, all of it data. */
+void make_overlay(struct disk *d, const struct shape *shape);
 void destroy(struct disk *d);
 void attach(struct disk *d);
 int detach(struct disk *d);
