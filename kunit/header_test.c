@@ -145,7 +145,7 @@ static const struct accepted {
 	{ "unknown compatible features", 3, false,
 	  { BE64(compatible_features, ~0ULL) } },
 	{ "unknown autoclear features", 3, false,
-	  { BE64(autoclear_features, ~0ULL) } },
+	  { BE64(autoclear_features, ~QCOW2_AUTOCLEAR_DATA_FILE_RAW) } },
 	{ "dirty image", 3, false,
 	  { BE64(incompatible_features, QCOW2_INCOMPAT_DIRTY) } },
 	{ "dirty image, read-only", 3, true,
@@ -175,7 +175,13 @@ static const struct accepted {
 	{ "header extension up to the cluster's end", 3, false,
 	  { EXT(0, 0x12345678), EXT(4, 65536 - 112) } },
 	{ "bitmaps that mean nothing are not looked at", 3, false,
-	  { EXT(0, 0x23852875), EXT(4, 16), EXT(8, U32_MAX) } },
+	  { EXT(0, 0x23852875), EXT(4, 24), EXT(12, U32_MAX) } },
+	{ "name of a backing file's format of 15 bytes", 3, false,
+	  { EXT(0, 0xe2792aca), EXT(4, 15) } },
+	{ "extension up to the backing file's name", 3, false,
+	  { EXT(0, 0x12345678), EXT(4, 5), BE64(backing_file_offset, 117) } },
+	{ "end mark that has something behind it", 3, false,
+	  { EXT(4, 65536 - 112) } },
 	{ "nothing is read behind the end of the extensions", 3, false,
 	  { EXT(8, 0x12345678), EXT(12, 0xffffffff) } },
 };
@@ -205,7 +211,7 @@ static void is_accepted(struct kunit *test)
 
 static const struct refused {
 	const char *name;
-	struct patch patch[4];
+	struct patch patch[5];
 	bool read_only;
 	int error;
 	const char *says[3];
@@ -260,7 +266,28 @@ static const struct refused {
 	    BE32(backing_file_size, 4) },
 	  false, -EUCLEAN, { "0x12345678", "17 bytes", "only 16" } },
 
+	{ "end mark that would go past the cluster",
+	  { EXT(4, 65536 - 112 + 1) }, true, -EUCLEAN,
+	  { "0x00000000", "65425 bytes", "only 65424" } },
+	{ "no room for the head of an extension",
+	  { BE64(backing_file_offset, 108) }, true, -EUCLEAN,
+	  { "end at offset 108", "at offset 104" } },
+	{ "no room for the head of another extension",
+	  { EXT(0, 0x12345678), EXT(4, 1), BE64(backing_file_offset, 127) },
+	  true, -EUCLEAN, { "end at offset 127", "at offset 120" } },
+	{ "name of a backing file's format of 16 bytes",
+	  { EXT(0, 0xe2792aca), EXT(4, 16) }, true, -EUCLEAN,
+	  { "format is 16 bytes", "at most 15" } },
+	{ "LUKS header without LUKS", { EXT(0, 0x0537be77), EXT(4, 16) },
+	  true, -EUCLEAN, { "LUKS header", "method is 0", "wanted 2" } },
+
 	/* Features. */
+	{ "raw external data without a data file",
+	  { BE64(autoclear_features, QCOW2_AUTOCLEAR_DATA_FILE_RAW) }, false,
+	  -EUCLEAN, { "autoclear bit 1", "incompatible bit 2" } },
+	{ "raw external data without a data file, read-only",
+	  { BE64(autoclear_features, QCOW2_AUTOCLEAR_DATA_FILE_RAW) }, true,
+	  -EUCLEAN, { "autoclear bit 1", "incompatible bit 2" } },
 	{ "corrupt image that is dirty too",
 	  { BE64(incompatible_features, BIT_ULL(0) | BIT_ULL(1)) }, false,
 	  -EUCLEAN, { "corrupt", "qemu-img check", "read-only" } },
@@ -351,17 +378,27 @@ static const struct refused {
 	{ "bitmaps extension of 16 bytes",
 	  { BE64(autoclear_features, 1), EXT(0, 0x23852875), EXT(4, 16) },
 	  false, -EUCLEAN, { "bitmaps", "16 bytes", "wanted 24" } },
+	{ "bitmaps extension of 16 bytes that means nothing",
+	  { EXT(0, 0x23852875), EXT(4, 16) },
+	  true, -EUCLEAN, { "bitmaps", "16 bytes", "wanted 24" } },
+	{ "bitmaps extension with something in its reserved member",
+	  { BE64(autoclear_features, 1), EXT(0, 0x23852875), EXT(4, 24),
+	    EXT(12, 7) },
+	  true, -EUCLEAN, { "0x00000007", "reserved", "wanted 0" } },
+	{ "bitmaps extension without bitmaps",
+	  { BE64(autoclear_features, 1), EXT(0, 0x23852875), EXT(4, 24) },
+	  true, -EUCLEAN, { "0 persistent bitmaps", "wanted 1 to 65535" } },
 	{ "65536 bitmaps",
 	  { BE64(autoclear_features, 1), EXT(0, 0x23852875), EXT(4, 24),
 	    EXT(8, 65536) },
-	  false, -EUCLEAN, { "65536 persistent bitmaps", "at most 65535" } },
+	  false, -EUCLEAN, { "65536 persistent bitmaps", "1 to 65535" } },
 	{ "bitmap directory of 64 MiB and a byte",
 	  { BE64(autoclear_features, 1), EXT(0, 0x23852875), EXT(4, 24),
-	    EXT(20, SZ_64M + 1) },
+	    EXT(8, 1), EXT(20, SZ_64M + 1) },
 	  false, -EUCLEAN, { "bitmap directory", "67108865" } },
 	{ "bitmap directory that is not aligned",
 	  { BE64(autoclear_features, 1), EXT(0, 0x23852875), EXT(4, 24),
-	    EXT(28, 512) },
+	    EXT(8, 1), EXT(28, 512) },
 	  false, -EUCLEAN,
 	  { "bitmap directory", "0x200", "multiple of the cluster size" } },
 
@@ -432,8 +469,8 @@ static void a_raw_data_file_takes_two_bits(struct kunit *test)
 	struct qcow2_geometry geo;
 
 	apply(buf, &is_raw);
-	KUNIT_EXPECT_EQ(test, 0, qcow2_header_decode(buf, SZ_64K, false, &geo,
-						     NULL));
+	KUNIT_EXPECT_EQ(test, -EUCLEAN,
+			qcow2_header_decode(buf, SZ_64K, false, &geo, NULL));
 	KUNIT_EXPECT_FALSE(test, geo.has_data_file);
 	KUNIT_EXPECT_FALSE(test, geo.raw_data);
 	apply(buf, &has_one);

@@ -140,36 +140,61 @@ static int extensions_end(const struct qcow2_disk_header *h,
  * @nr_names: its number of rows
  * @bitmaps: persistent bitmaps, NULL if there are none
  * @bitmaps_bytes: length of that extension
+ * @format_bytes: length of the longest name of a backing file's format
+ * @has_luks: there is one for a LUKS header
  */
 struct extensions {
 	const struct qcow2_disk_feature_name *names;
 	u32 nr_names;
 	const struct qcow2_disk_bitmaps *bitmaps;
 	u32 bitmaps_bytes;
+	u32 format_bytes;
+	bool has_luks;
 };
 
+static void take_extension(struct extensions *ext, u32 type, const void *data,
+			   u32 bytes)
+{
+	switch (type) {
+	case QCOW2_EXT_FEATURE_NAMES:
+		ext->names = data;
+		ext->nr_names = bytes / sizeof(*ext->names);
+		break;
+	case QCOW2_EXT_BITMAPS:
+		ext->bitmaps = data;
+		ext->bitmaps_bytes = bytes;
+		break;
+	case QCOW2_EXT_BACKING_FORMAT:
+		ext->format_bytes = max(ext->format_bytes, bytes);
+		break;
+	case QCOW2_EXT_LUKS:
+		ext->has_luks = true;
+		break;
+	}
+}
+
+/* The end mark too has a length, which must not lie. */
 static int find_extensions(const void *buf, u32 pos, u32 end,
 			   struct extensions *ext, struct qcow2_reason *why)
 {
-	while (end - pos >= sizeof(struct qcow2_disk_extension)) {
+	while (pos < end) {
 		const struct qcow2_disk_extension *head = buf + pos;
-		u32 type = be32_to_cpu(head->type);
-		u32 bytes = be32_to_cpu(head->length);
+		u32 type, bytes;
 
-		if (type == QCOW2_EXT_END)
-			return 0;
+		if (end - pos < sizeof(*head))
+			return qcow2_refuse(why, -EUCLEAN,
+					    "header extensions end at offset %u, in the head of one at offset %u",
+					    end, pos);
+		type = be32_to_cpu(head->type);
+		bytes = be32_to_cpu(head->length);
 		pos += sizeof(*head);
 		if (bytes > end - pos)
 			return qcow2_refuse(why, -EUCLEAN,
 					    "header extension 0x%08x is %u bytes long, but only %u are left for it",
 					    type, bytes, end - pos);
-		if (type == QCOW2_EXT_FEATURE_NAMES) {
-			ext->names = buf + pos;
-			ext->nr_names = bytes / sizeof(*ext->names);
-		} else if (type == QCOW2_EXT_BITMAPS) {
-			ext->bitmaps = buf + pos;
-			ext->bitmaps_bytes = bytes;
-		}
+		if (type == QCOW2_EXT_END)
+			return 0;
+		take_extension(ext, type, buf + pos, bytes);
 		pos += min(ALIGN(bytes, 8), end - pos);
 	}
 	return 0;
@@ -216,6 +241,17 @@ static int check_features(const struct qcow2_geometry *geo, bool read_only,
 	return 0;
 }
 
+/* The image says that a file is raw which it does not have. */
+static int check_raw_data(const struct qcow2_geometry *geo,
+			  struct qcow2_reason *why)
+{
+	if (geo->has_data_file ||
+	    !(geo->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW))
+		return 0;
+	return qcow2_refuse(why, -EUCLEAN,
+			    "autoclear bit 1 (raw external data) is set, but incompatible bit 2 (external data file) is clear");
+}
+
 /* An image says twice whether its compression is zlib; both must agree. */
 static int decode_compression(const struct qcow2_disk_header *h,
 			      struct qcow2_geometry *geo,
@@ -241,10 +277,15 @@ static int decode_compression(const struct qcow2_disk_header *h,
 }
 
 static int check_encryption(const struct qcow2_disk_header *h,
+			    const struct extensions *ext,
 			    struct qcow2_reason *why)
 {
 	u32 method = be32_to_cpu(h->crypt_method);
 
+	if (ext->has_luks && method != QCOW2_CRYPT_LUKS)
+		return qcow2_refuse(why, -EUCLEAN,
+				    "image has a LUKS header, but its encryption method is %u, wanted %u",
+				    method, QCOW2_CRYPT_LUKS);
 	switch (method) {
 	case QCOW2_CRYPT_NONE:
 		return 0;
@@ -262,12 +303,18 @@ static int check_encryption(const struct qcow2_disk_header *h,
 }
 
 static int decode_backing(const struct qcow2_disk_header *h,
+			  const struct extensions *ext,
 			  struct qcow2_geometry *geo, struct qcow2_reason *why)
 {
 	u64 offset = be64_to_cpu(h->backing_file_offset);
 	u32 bytes = be32_to_cpu(h->backing_file_size);
 	u32 max;
 
+	if (ext->format_bytes > QCOW2_MAX_BACKING_FORMAT_BYTES)
+		return qcow2_refuse(why, -EUCLEAN,
+				    "name of the backing file's format is %u bytes long, wanted at most %u",
+				    ext->format_bytes,
+				    QCOW2_MAX_BACKING_FORMAT_BYTES);
 	if (!offset)
 		return 0;
 	max = min_t(u32, QCOW2_MAX_BACKING_NAME_BYTES,
@@ -422,25 +469,32 @@ static int decode_l1(const struct qcow2_disk_header *h,
 
 /*
  * Where persistent bitmaps are.  Without the autoclear bit they mean nothing, and
- * their clusters may be in use for something else.
+ * their clusters may be in use for something else.  What is in their directory
+ * matters to a repair only: nobody here reads a bitmap.
  */
 static int decode_bitmaps(const struct extensions *ext,
 			  struct qcow2_geometry *geo, struct qcow2_reason *why)
 {
 	const struct qcow2_disk_bitmaps *disk = ext->bitmaps;
 
-	if (!disk || !(geo->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+	if (!disk)
 		return 0;
 	if (ext->bitmaps_bytes != sizeof(*disk))
 		return qcow2_refuse(why, -EUCLEAN,
 				    "bitmaps extension is %u bytes long, wanted %zu",
 				    ext->bitmaps_bytes, sizeof(*disk));
+	if (!(geo->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return 0;
+	if (disk->reserved)
+		return qcow2_refuse(why, -EUCLEAN,
+				    "bitmaps extension has 0x%08x in its reserved member, wanted 0",
+				    be32_to_cpu(disk->reserved));
 	geo->nb_bitmaps = be32_to_cpu(disk->nb_bitmaps);
 	geo->bitmaps_bytes = be64_to_cpu(disk->bitmap_directory_size);
 	geo->bitmaps_offset = be64_to_cpu(disk->bitmap_directory_offset);
-	if (geo->nb_bitmaps > QCOW2_MAX_BITMAPS)
+	if (!geo->nb_bitmaps || geo->nb_bitmaps > QCOW2_MAX_BITMAPS)
 		return qcow2_refuse(why, -EUCLEAN,
-				    "image has %u persistent bitmaps, wanted at most %u",
+				    "image has %u persistent bitmaps, wanted 1 to %u",
 				    geo->nb_bitmaps, QCOW2_MAX_BITMAPS);
 	return qcow2_check_table(geo, "bitmap directory", geo->bitmaps_offset,
 				 geo->bitmaps_bytes, 1,
@@ -503,7 +557,8 @@ int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 		ret = find_extensions(buf, geo->header_bytes, end, &ext, why);
 	ret = ret ?: decode_compression(h, geo, why);
 	ret = ret ?: check_features(geo, read_only, &ext, why);
-	ret = ret ?: check_encryption(h, why);
+	ret = ret ?: check_raw_data(geo, why);
+	ret = ret ?: check_encryption(h, &ext, why);
 	if (ret)
 		return ret;
 	decode_l2(geo);
@@ -513,7 +568,7 @@ int qcow2_header_decode(const void *buf, size_t bytes, bool read_only,
 	ret = ret ?: decode_l1(h, geo, why);
 	ret = ret ?: check_not_header(geo, why);
 	ret = ret ?: decode_bitmaps(&ext, geo, why);
-	ret = ret ?: decode_backing(h, geo, why);
+	ret = ret ?: decode_backing(h, &ext, geo, why);
 	return ret;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_header_decode);
