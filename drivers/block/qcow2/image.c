@@ -19,6 +19,7 @@
 #include <linux/string.h>
 #include <asm/byteorder.h>
 
+#include "check.h"
 #include "image.h"
 
 /*
@@ -492,17 +493,57 @@ static int read_header(struct qcow2_image *img, struct qcow2_reason *why)
 	return ret;
 }
 
-static int check_length(struct qcow2_image *img, const char *what, u64 offset,
-			u32 entries, struct qcow2_reason *why)
-{
-	u64 file_bytes = qcow2_file_bytes(img->file);
-	size_t bytes = (size_t)entries * sizeof(u64);
+/*
+ * Tables behind the end of the file.
+ *
+ * What lies there reads as zeroes, as any other metadata and data does, and to
+ * QEMU too: a tail of entries that say nothing may be cut off.  So a table is
+ * read wherever it lies, and only a writer asks for more.
+ *
+ * The length of a file bounds no memory, since a file with holes has any length
+ * for nothing.  The header's limits do: 32 MiB for the L1 table of an image or a
+ * layer, 8 MiB for the refcount table of the image.
+ *
+ * Clusters there are fresh for as long as nobody takes them, but that concerns
+ * free ones only; what is freed after a table was written there is not.
+ */
 
-	if (offset > file_bytes || bytes > file_bytes - offset)
-		return qcow2_refuse(why, -EUCLEAN,
-				    "%s at offset 0x%llx (%zu bytes) lies behind the end of the file (%llu bytes): image is truncated",
-				    what, offset, bytes, file_bytes);
-	return 0;
+static u64 table_bytes(u32 entries)
+{
+	return (u64)entries * sizeof(u64);
+}
+
+static bool is_behind_end(struct qcow2_image *img, u64 offset, u64 bytes)
+{
+	return offset + bytes > qcow2_file_bytes(img->file);
+}
+
+static int table_is_lost(struct qcow2_image *img, const char *what, u64 offset,
+			 u32 entries, struct qcow2_reason *why)
+{
+	return qcow2_refuse(why, -EUCLEAN,
+			    "%s at offset 0x%llx (%llu bytes) lies behind the end of the file (%llu bytes): image is truncated; attach read-only",
+			    what, offset, table_bytes(entries),
+			    qcow2_file_bytes(img->file));
+}
+
+/*
+ * An entry that is written makes the file as long as the table reaches.  So it
+ * must begin where the file ends at the latest, or in the cluster that begins
+ * there, which is what 'qemu-img check' allows.
+ */
+static int check_l1_place(struct qcow2_image *img, u64 offset, u32 entries,
+			  struct qcow2_reason *why)
+{
+	u64 end = offset + table_bytes(entries);
+
+	if (qcow2_image_read_only(img) ||
+	    !is_behind_end(img, offset, table_bytes(entries)))
+		return 0;
+	if (offset < qcow2_file_bytes(img->file) + img->geo.cluster_bytes &&
+	    end <= qcow2_file_max_bytes(img->file))
+		return 0;
+	return table_is_lost(img, "L1 table", offset, entries, why);
 }
 
 static int read_table(struct qcow2_image *img, const char *what, u64 offset,
@@ -527,7 +568,7 @@ static int read_l1(struct qcow2_image *img, struct qcow2_reason *why)
 	struct qcow2_l1 *l1;
 	int ret;
 
-	ret = check_length(img, "L1 table", offset, entries, why);
+	ret = check_l1_place(img, offset, entries, why);
 	if (ret)
 		return ret;
 	l1 = kvmalloc(struct_size(l1, entry, entries), GFP_KERNEL);
@@ -568,9 +609,6 @@ static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
 	u64 offset = img->geo.reftable_offset;
 	int ret;
 
-	ret = check_length(img, "refcount table", offset, entries, why);
-	if (ret)
-		return ret;
 	img->reftable = kvmalloc_array(entries, sizeof(u64), GFP_KERNEL);
 	if (!img->reftable)
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
@@ -581,6 +619,58 @@ static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
 				       QCOW2_REFTABLE_OFFSET_MASK))
 		ret = qcow2_refuse(why, -ENOMEM, "out of memory");
 	return ret ?: check_refblocks(img, why);
+}
+
+/* How many clusters the entries count that lie in the file. */
+static u64 counted_clusters(struct qcow2_image *img)
+{
+	u64 file_bytes = qcow2_file_bytes(img->file);
+	u64 offset = img->geo.reftable_offset;
+
+	if (offset >= file_bytes)
+		return 0;
+	return (file_bytes - offset) / sizeof(u64) << img->geo.refblock_bits;
+}
+
+/* -EUCLEAN if the image refers to a cluster from there on, or out of the file. */
+static int check_references(struct qcow2_image *img, u64 cluster)
+{
+	struct qcow2_counts *counts = kzalloc_obj(*counts);
+	struct qcow2_reason ignored;
+	int ret;
+
+	if (!counts)
+		return -ENOMEM;
+	ret = qcow2_counts_init(counts, img, &ignored);
+	ret = ret ?: qcow2_count_references(counts);
+	if (!ret && counts->end > cluster)
+		ret = -EUCLEAN;
+	qcow2_counts_exit(counts);
+	kfree(counts);
+	return ret;
+}
+
+/*
+ * Where entries of the refcount table lie behind the end of the file the clusters
+ * that they count seem to be free.  A writer would take those again that are in
+ * use, so none of them may be: neither in the file nor, as an entry that leads out
+ * of it may say, behind.
+ */
+static int check_reftable_tail(struct qcow2_image *img,
+			       struct qcow2_reason *why)
+{
+	u64 offset = img->geo.reftable_offset;
+	u32 entries = img->reftable_entries;
+	int ret;
+
+	if (is_layer(img) || qcow2_image_read_only(img) ||
+	    !is_behind_end(img, offset, table_bytes(entries)))
+		return 0;
+	ret = check_references(img, counted_clusters(img));
+	if (ret == -EUCLEAN)
+		return table_is_lost(img, "refcount table", offset, entries,
+				     why);
+	return ret ? read_failed(why, ret, "all metadata") : 0;
 }
 
 static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
@@ -684,6 +774,7 @@ static int open_engine(struct qcow2_image *img,
 	ret = init_engine(img, options, why);
 	ret = ret ?: read_tables(img, why);
 	ret = ret ?: qcow2_snapshots_read(img, why);
+	ret = ret ?: check_reftable_tail(img, why);
 	ret = ret ?: qcow2_repair(img, why);
 	if (ret)
 		free_engine(img);

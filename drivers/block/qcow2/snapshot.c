@@ -13,10 +13,11 @@
  *
  * Refused are the tables that QEMU refuses when it opens an image: an entry
  * with too much extra data, and a table that is too large or cannot be read.
- * An image that is going to be written must also have a table that ends within
- * the file, and inactive L1 tables in places that QEMU would accept when it
- * uses the snapshot; for where something else is said nobody knows what has to
- * be protected.
+ * An image that is going to be written must also have the head of each entry
+ * within the file, and inactive L1 tables in places that QEMU would accept when
+ * it uses the snapshot; for where something else is said nobody knows what has to
+ * be protected.  What lies behind the end of the file otherwise, names and L1
+ * tables, reads as zeroes.
  *
  * A layer can be opened as a snapshot: with the snapshot's L1 table in the place
  * of the active one.  What a snapshot refers to is never written, since none of
@@ -100,7 +101,7 @@ static int check_entry(const struct qcow2_geometry *geo,
 				    QCOW2_MAX_SNAPSHOT_EXTRA_BYTES);
 	if (end - geo->snapshots_offset > QCOW2_MAX_SNAPSHOT_TABLE_BYTES)
 		return qcow2_refuse(why, -EUCLEAN,
-				    "snapshot table is more than %u bytes long, at entry %u of %u",
+				    "snapshot table is more than %u bytes long, at entry %u of %u; 'qemu-img check -r all' drops those from there on",
 				    QCOW2_MAX_SNAPSHOT_TABLE_BYTES, index,
 				    geo->nb_snapshots);
 	return 0;
@@ -109,23 +110,23 @@ static int check_entry(const struct qcow2_geometry *geo,
 /* What an entry must say of its L1 table before the image may be written. */
 static int check_entry_l1(struct qcow2_image *img,
 			  const struct qcow2_disk_snapshot *head, u32 index,
-			  u64 end, struct qcow2_reason *why)
+			  u64 offset, struct qcow2_reason *why)
 {
 	u64 file_bytes = qcow2_file_bytes(img->file);
 	struct qcow2_reason rule;
 	int ret;
 
-	if (end > file_bytes)
+	if (offset + sizeof(*head) > file_bytes)
 		return qcow2_refuse(why, -EUCLEAN,
-				    "snapshot table entry %u ends at offset 0x%llx, behind the end of the file (%llu bytes): image is truncated; attach read-only",
-				    index, end, file_bytes);
+				    "snapshot table entry %u at offset 0x%llx lies behind the end of the file (%llu bytes): image is truncated; attach read-only",
+				    index, offset, file_bytes);
 	ret = qcow2_check_table(&img->geo, "L1 table",
 				be64_to_cpu(head->l1_table_offset),
 				be32_to_cpu(head->l1_size), sizeof(u64),
 				QCOW2_MAX_L1_BYTES, &rule);
 	if (ret)
 		return qcow2_refuse(why, ret,
-				    "snapshot table entry %u: %s; 'qemu-img check' it or attach read-only",
+				    "snapshot table entry %u: %s; attach read-only, or 'qemu-img convert' it without its snapshots",
 				    index, rule.text);
 	return 0;
 }
@@ -177,13 +178,14 @@ static int read_entries(struct qcow2_image *img, struct table_window *win,
 
 	for (i = 0; i < geo->nb_snapshots; i++) {
 		struct qcow2_disk_snapshot head;
+		u64 offset = ALIGN(end, 8);
 
-		ret = read_entry(geo, win, ALIGN(end, 8), i, &head, &end, why);
+		ret = read_entry(geo, win, offset, i, &head, &end, why);
 		if (ret)
 			return ret;
 		if (qcow2_image_read_only(img))
 			continue;
-		ret = check_entry_l1(img, &head, i, end, why);
+		ret = check_entry_l1(img, &head, i, offset, why);
 		if (ret)
 			return ret;
 		add_l1_table(&img->snapshots, &head);
@@ -353,7 +355,7 @@ static int take_snapshot(struct qcow2_geometry *geo, struct table_window *win,
 				QCOW2_MAX_L1_BYTES, &rule);
 	if (ret)
 		return qcow2_refuse(why, ret,
-				    "the snapshot: %s; 'qemu-img check' the image",
+				    "the snapshot: %s; it is lost, 'qemu-img snapshot -l' lists the others",
 				    rule.text);
 	ret = take_size(geo, win, found);
 	if (ret)
