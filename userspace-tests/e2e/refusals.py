@@ -15,6 +15,7 @@ L1_ENTRIES, L1_OFFSET = 36, 40
 REFTABLE_OFFSET, REFTABLE_CLUSTERS = 48, 56
 NB_SNAPSHOTS, SNAPSHOTS_OFFSET = 60, 64
 INCOMPATIBLE = 72
+AUTOCLEAR = 88
 REFCOUNT_ORDER = 96
 HEADER_LENGTH = 100
 COMPRESSION_TYPE = 104
@@ -274,6 +275,12 @@ def features():
             with Device(image, "-r") as device, device.open(os.O_RDONLY) as disk:
                 expect(not any(disk.read_all()), "data in an empty image")
             expect_equal(fingerprint(image), before, "the image file")
+    for options in ((), ("-r",)):
+        with case(f"raw external data without a data file {' '.join(options)}"):
+            image = patched((AUTOCLEAR, "Q", 2))()
+            expect_refused(image, EXIT_INVALID, ["autoclear bit 1", "incompatible bit 2"],
+                           *options)
+            expect(not qemu_opens(image, *options), "QEMU opens it")
     refused("extended L2 entries in clusters of 4 KiB", EXIT_INVALID,
             ["extended L2", "4096", "16384"],
             patched((INCOMPATIBLE, "Q", EXTL2), cluster_size=4096))
@@ -365,8 +372,44 @@ def truncated():
             os.truncate(image, length)
             return image
         return cut
-    for length in (71, 103, 511, 512, 65535, 65536, 3 * 65536):
+    for length in (71, 103, 511, 512, 65535, 65536, 2 * 65536):
         refused(f"truncated to {length} bytes", EXIT_INVALID, [], make(length))
+    with case("truncated to 196608 bytes, which is all but the L1 table: allowed"):
+        use_cut_image(make(3 * 65536)(), MIB)
+
+
+def cut_tails():
+    """qemu-img makes the L1 table last, and QEMU reads zeroes where its tail is missing."""
+    for options in ({}, {"cluster_size": 4096}, {"cluster_size": 2 * MIB}):
+        for missing in (1, 8, 9):
+            with case(f"L1 table that lacks {missing} bytes, {options or 'clusters of 64 KiB'}"):
+                image = create(work("image"), 20 * GIB, **options)
+                os.truncate(image, os.path.getsize(image) - missing)
+                expect(qemu_opens(image, "-r"), "QEMU does not open it")
+                check(image)
+                use_cut_image(image, 20 * GIB)
+                check(image)
+    with case("L1 table and refcount table far behind the end: allowed read-only"):
+        for offset in (L1_OFFSET, REFTABLE_OFFSET):
+            image = patched((offset, "Q", 1 << 40))()
+            before = fingerprint(image)
+            with Device(image, "-r") as device, device.open(os.O_RDONLY) as disk:
+                expect(not any(disk.read_all()), "data in an empty image")
+            expect_equal(fingerprint(image), before, "the image file")
+
+
+def use_cut_image(image, size):
+    """It reads as zeroes, takes what is written, and has that when it is attached again."""
+    with Device(image, "-r") as device, device.open(os.O_RDONLY) as disk:
+        expect_equal(disk.size, size, "size")
+        expect(not any(disk.read(0, MIB)), "data in an empty image")
+    with Device(image) as device, device.open() as disk:
+        for offset in (0, size - SECTOR):
+            disk.write(offset, b"\x07" * SECTOR)
+    with Device(image) as device, device.open() as disk:
+        for offset in (0, size - SECTOR):
+            expect_same_bytes(disk.read(offset, SECTOR), b"\x07" * SECTOR, f"at {offset}")
+    check(image, leaks_allowed=True)
 
 
 def other_names():
@@ -423,6 +466,7 @@ bad_snapshots()
 features()
 chains()
 truncated()
+cut_tails()
 other_names()
 rights()
 attach_still_works()

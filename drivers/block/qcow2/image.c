@@ -502,7 +502,9 @@ static int read_header(struct qcow2_image *img, struct qcow2_reason *why)
  *
  * The length of a file bounds no memory, since a file with holes has any length
  * for nothing.  The header's limits do: 32 MiB for the L1 table of an image or a
- * layer, 8 MiB for the refcount table of the image.
+ * layer, 8 MiB for the refcount table of the image.  To count references takes
+ * what a repair takes, see check.c, and gives up at the first one that leads out
+ * of the file.
  *
  * Clusters there are fresh for as long as nobody takes them, but that concerns
  * free ones only; what is freed after a table was written there is not.
