@@ -187,7 +187,7 @@ static void close_image(void *context)
 	struct test_image *ti = context;
 
 	/* A test's metas have gone before, with the test's other memory. */
-	INIT_LIST_HEAD(&ti->img->in_flight);
+	ti->img->in_flight = RB_ROOT_CACHED;
 	qcow2_image_close(ti->img);
 }
 

@@ -358,6 +358,15 @@ static void set_flight(struct qcow2_l2_meta *meta, const struct flight *flight)
 	meta->cow_end.bytes = third;
 }
 
+static void launch(struct write_test *wt, struct qcow2_l2_meta *meta)
+{
+	struct qcow2_image *img = wt->ti->img;
+
+	mutex_lock(&img->meta_lock);
+	qcow2_launch_meta(img, meta);
+	mutex_unlock(&img->meta_lock);
+}
+
 static void dependencies(struct kunit *test)
 {
 	const struct dependency_row *row = test->param_value;
@@ -373,7 +382,7 @@ static void dependencies(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, metas);
 	for (i = 0; i < ARRAY_SIZE(row->flights) && row->flights[i].cow_to; i++) {
 		set_flight(&metas[i], &row->flights[i]);
-		list_add_tail(&metas[i].link, &img->in_flight);
+		launch(wt, &metas[i]);
 	}
 	wt->pass.bytes = row->pass_bytes;
 	mutex_lock(&img->meta_lock);
@@ -402,7 +411,7 @@ static void exclusive_pass_waits(struct kunit *test)
 	meta = kunit_kzalloc(test, sizeof(*meta), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, meta);
 	set_flight(meta, &flight);
-	list_add_tail(&meta->link, &wt->ti->img->in_flight);
+	launch(wt, meta);
 	wt->pass.exclusive = true;
 	mutex_lock(&wt->ti->img->meta_lock);
 	KUNIT_EXPECT_EQ(test, -EINPROGRESS,
@@ -593,7 +602,8 @@ static void expect_no_meta(struct kunit *test, struct write_test *wt)
 {
 	KUNIT_EXPECT_NULL(test, wt->pass.meta);
 	KUNIT_EXPECT_PTR_EQ(test, &wt->spare, wt->pass.spare);
-	KUNIT_EXPECT_TRUE(test, list_empty(&wt->ti->img->in_flight));
+	KUNIT_EXPECT_TRUE(test,
+			  RB_EMPTY_ROOT(&wt->ti->img->in_flight.rb_root));
 }
 
 static void expect_cow(struct kunit *test, const struct qcow2_l2_meta *meta,
@@ -607,6 +617,20 @@ static void expect_cow(struct kunit *test, const struct qcow2_l2_meta *meta,
 	KUNIT_EXPECT_EQ(test, cow_to - end, meta->cow_end.bytes);
 }
 
+/* In flight too, in a cluster that the rows do not use. */
+static void launch_older(struct write_test *wt, struct qcow2_l2_meta *older)
+{
+	older->guest_offset = 0;
+	older->cow_end.bytes = CLUSTER;
+	launch(wt, older);
+}
+
+static struct qcow2_l2_meta *last_in_flight(const struct write_test *wt)
+{
+	return rb_entry_safe(rb_last(&wt->ti->img->in_flight.rb_root),
+			     struct qcow2_l2_meta, node);
+}
+
 static void meta_is_calculated(struct kunit *test)
 {
 	const struct meta_row *row = test->param_value;
@@ -618,7 +642,7 @@ static void meta_is_calculated(struct kunit *test)
 
 	set_entries(wt, index, row->entries, ARRAY_SIZE(row->entries));
 	if (!row->none)
-		list_add(&older.link, &wt->ti->img->in_flight);
+		launch_older(wt, &older);
 	calculate(wt, CLUSTERS(40), CLUSTERS(index) + row->offset, row->bytes,
 		  row->keep_old);
 	if (row->none) {
@@ -628,10 +652,9 @@ static void meta_is_calculated(struct kunit *test)
 	meta = wt->pass.meta;
 	KUNIT_ASSERT_PTR_EQ(test, meta, &wt->spare);
 	KUNIT_EXPECT_NULL(test, wt->pass.spare);
-	KUNIT_EXPECT_PTR_EQ(test, meta,
-			    list_first_entry(&wt->ti->img->in_flight,
-					     struct qcow2_l2_meta, link));
-	KUNIT_EXPECT_PTR_EQ(test, &older, list_next_entry(meta, link));
+	KUNIT_EXPECT_PTR_EQ(test, meta, last_in_flight(wt));
+	KUNIT_EXPECT_PTR_EQ(test, &older.node, rb_prev(&meta->node));
+	KUNIT_EXPECT_GT(test, meta->number, older.number);
 	KUNIT_EXPECT_TRUE(test, list_empty(&meta->waiters));
 	KUNIT_EXPECT_EQ(test, CLUSTERS(index), meta->guest_offset);
 	KUNIT_EXPECT_EQ(test, CLUSTERS(40), meta->host_offset);
@@ -811,9 +834,7 @@ static void expect_meta(struct kunit *test, struct write_test *wt, u32 index,
 	const struct qcow2_l2_meta *meta = wt->pass.meta;
 
 	KUNIT_ASSERT_NOT_NULL(test, meta);
-	KUNIT_EXPECT_PTR_EQ(test, meta,
-			    list_first_entry(&wt->ti->img->in_flight,
-					     struct qcow2_l2_meta, link));
+	KUNIT_EXPECT_PTR_EQ(test, meta, last_in_flight(wt));
 	KUNIT_EXPECT_EQ(test, CLUSTERS(index), meta->guest_offset);
 	KUNIT_EXPECT_EQ(test, host_offset, meta->host_offset);
 	KUNIT_EXPECT_EQ(test, keep_old, meta->keep_old);

@@ -357,8 +357,7 @@ static void wait_for_punch(struct step *step, struct qcow2_io *io)
 		.nb_clusters = qcow2_clusters_of(geo, step->end - start),
 	};
 	meta->cow_end.bytes = meta->nb_clusters << geo->cluster_bits;
-	INIT_LIST_HEAD(&meta->waiters);
-	list_add(&meta->link, &step->img->in_flight);
+	qcow2_launch_meta(step->img, meta);
 	list_add_tail(&io->wait, &meta->waiters);
 	qcow2_punch_later(step->img, step->punch);
 	step->punch = NULL;

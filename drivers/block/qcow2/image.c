@@ -858,7 +858,7 @@ static struct qcow2_image *alloc_image(const char *name)
 	mutex_init(&img->watch_lock);
 	xa_init(&img->freed);
 	xa_init(&img->zeroes);
-	INIT_LIST_HEAD(&img->in_flight);
+	img->in_flight = RB_ROOT_CACHED;
 	INIT_WORK(&img->corrupt_work, mark_corrupt);
 	INIT_WORK(&img->watch_work, watch_work);
 	return img;

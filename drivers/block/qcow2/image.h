@@ -12,6 +12,7 @@
 #include <linux/list.h>
 #include <linux/mempool.h>
 #include <linux/mutex.h>
+#include <linux/rbtree.h>
 #include <linux/rcupdate.h>
 #include <linux/refcount.h>
 #include <linux/seqlock.h>
@@ -608,7 +609,9 @@ struct qcow2_stream {
  * @nr_zeroes: number of entries in @zeroes, under meta_lock
  * @clusters_allocated: how many, ever; READ_ONCE, changed under meta_lock
  * @clusters_freed: likewise
- * @in_flight: all struct qcow2_l2_meta of running writes, under meta_lock
+ * @in_flight: all struct qcow2_l2_meta of running writes, by the guest bytes that
+ *	they change; under meta_lock
+ * @metas_launched: how many ever came there, under meta_lock
  * @dirty_l1: dirty slices of the L1 table, but for those that a commit has taken;
  *	under meta_lock
  * @dirty_l2: likewise of L2 tables
@@ -711,7 +714,8 @@ struct qcow2_image {
 	u64 data_fresh_from;
 	struct xarray zeroes;
 	unsigned int nr_zeroes;
-	struct list_head in_flight;
+	struct rb_root_cached in_flight;
+	u64 metas_launched;
 	struct list_head dirty_l1;
 	struct list_head dirty_l2;
 	struct list_head dirty_refblocks;
@@ -1119,7 +1123,9 @@ struct qcow2_cow_region {
 /**
  * struct qcow2_l2_meta - a run of clusters whose L2 entries will change when
  *	the data of a running write is in the file (QEMU's QCowL2Meta)
- * @link: in the image's list of metas in flight, under meta_lock
+ * @node: in the image's tree of metas in flight, under meta_lock
+ * @subtree_last: of that tree: the last byte that a meta there changes
+ * @number: the later it came there, the greater
  * @waiters: struct qcow2_io to be queued again when this one is gone, under
  *	meta_lock
  * @guest_offset: of the first cluster
@@ -1140,7 +1146,9 @@ struct qcow2_cow_region {
  * @work: links it when the transfer has ended
  */
 struct qcow2_l2_meta {
-	struct list_head link;
+	struct rb_node node;
+	u64 subtree_last;
+	u64 number;
 	struct list_head waiters;
 	u64 guest_offset;
 	u64 host_offset;
@@ -1164,6 +1172,7 @@ void qcow2_write_exit_cache(void);
 int qcow2_write_init(struct qcow2_image *img);
 void qcow2_write_exit(struct qcow2_image *img);
 void qcow2_write(struct qcow2_io *io);
+void qcow2_launch_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta);
 void qcow2_land_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta,
 		     struct list_head *waiters);
 void qcow2_requeue_waiters(struct list_head *waiters);

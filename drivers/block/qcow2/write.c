@@ -39,6 +39,7 @@
 #include <linux/align.h>
 #include <linux/bitops.h>
 #include <linux/errno.h>
+#include <linux/interval_tree_generic.h>
 #include <linux/minmax.h>
 #include <linux/sched/isolation.h>
 #include <linux/sched/mm.h>
@@ -94,14 +95,105 @@ static u64 meta_cow_end(const struct qcow2_l2_meta *meta)
 	return meta->guest_offset + meta->cow_end.offset + meta->cow_end.bytes;
 }
 
+static u64 meta_last(const struct qcow2_l2_meta *meta)
+{
+	return meta_cow_end(meta) - 1;
+}
+
+/* By the first byte that a meta changes. */
+INTERVAL_TREE_DEFINE(struct qcow2_l2_meta, node, u64, subtree_last,
+		     meta_cow_start, meta_last, static, metas)
+
+/**
+ * qcow2_launch_meta() - put a meta in flight
+ * @img: the image
+ * @meta: what it changes is set, and is at least a byte
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_launch_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta)
+{
+	lockdep_assert_held(&img->meta_lock);
+	INIT_LIST_HEAD(&meta->waiters);
+	meta->number = img->metas_launched++;
+	metas_insert(meta, &img->in_flight);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_launch_meta);
+
+/**
+ * qcow2_land_meta() - take a meta out of flight
+ * @img: the image
+ * @meta: the meta
+ * @waiters: gets those who wait for it, for qcow2_requeue_waiters()
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_land_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta,
+		     struct list_head *waiters)
+{
+	lockdep_assert_held(&img->meta_lock);
+	metas_remove(meta, &img->in_flight);
+	list_splice_tail_init(&meta->waiters, waiters);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_land_meta);
+
+/* Of two in the same cluster: must the pass keep off what the meta changes? */
+static bool conflicts(const struct qcow2_pass *pass,
+		      const struct qcow2_l2_meta *meta, u64 guest_offset,
+		      u64 end)
+{
+	if (!meta->keep_old || pass->exclusive)
+		return true;
+	return end > meta_cow_start(meta) && guest_offset < meta_cow_end(meta);
+}
+
+/*
+ * Finds the metas that a pass from @guest_offset to @end - 1 runs into: the newest
+ * of those in its first cluster, or else the first one behind that.  The tree has
+ * those that begin earlier in front, so nothing behind the latter matters.
+ */
+static struct qcow2_l2_meta *find_conflict(const struct qcow2_pass *pass,
+					   u64 guest_offset, u64 end)
+{
+	const struct qcow2_geometry *geo = &pass->img->geo;
+	u64 first = qcow2_cluster_start(geo, guest_offset);
+	u64 first_end = first + geo->cluster_bytes;
+	u64 last = ALIGN(end, (u64)geo->cluster_bytes) - 1;
+	struct qcow2_l2_meta *found = NULL, *meta;
+
+	for (meta = metas_iter_first(&pass->img->in_flight, first, last);
+	     meta; meta = metas_iter_next(meta, first, last)) {
+		bool behind = meta_cow_start(meta) >= first_end;
+
+		if (behind && found)
+			break;
+		if (!conflicts(pass, meta, guest_offset, end))
+			continue;
+		if (behind)
+			return meta;
+		if (!found || found->number < meta->number)
+			found = meta;
+	}
+	return found;
+}
+
 /**
  * handle_dependencies() - keep off clusters that are about to change
  * @pass: the pass; its blocker is set if it has to wait
  * @guest_offset: where it wants to go on
- * @bytes: how far; shortened to where a meta in flight begins
+ * @bytes: how far, at least 1; shortened to where a meta in flight begins
  *
  * QEMU: handle_dependencies().  Clusters that stay where they are can be
  * shared if the COW regions are disjoint, unless the pass is exclusive.
+ *
+ * What it visits does not grow with what is in flight elsewhere: the metas in the
+ * first cluster of the pass and in its last one, where those that do not conflict
+ * can be, and one more.  In one cluster there are no more metas than subclusters,
+ * because two that change the same byte are never in flight at a time.
+ *
+ * Of some in the first cluster the newest is waited for: it will often be the last
+ * to land.  Whoever waits holds nothing, and looks again afterwards, so it
+ * matters to nobody's safety which one it is.
  *
  * Context: meta_lock held.
  * Return: 0, with *@bytes 0 if the pass must end here; -EINPROGRESS if it must
@@ -111,31 +203,22 @@ int handle_dependencies(struct qcow2_pass *pass, u64 guest_offset, u64 *bytes)
 {
 	const struct qcow2_geometry *geo = &pass->img->geo;
 	struct qcow2_l2_meta *meta;
+	u64 start;
 
 	lockdep_assert_held(&pass->img->meta_lock);
-	list_for_each_entry(meta, &pass->img->in_flight, link) {
-		u64 end = guest_offset + *bytes;
-		u64 cow_start = meta_cow_start(meta);
-		u64 cow_end = meta_cow_end(meta);
-		u64 old_start = qcow2_cluster_start(geo, cow_start);
-		u64 old_end = ALIGN(cow_end, (u64)geo->cluster_bytes);
-
-		if (end <= old_start || guest_offset >= old_end)
-			continue;
-		if (meta->keep_old && !pass->exclusive &&
-		    (end <= cow_start || guest_offset >= cow_end))
-			continue;
-		if (guest_offset < old_start) {
-			*bytes = old_start - guest_offset;
-			continue;
-		}
-		*bytes = 0;
-		if (pass->bytes)
-			return 0;
-		pass->blocker = meta;
-		return -EINPROGRESS;
+	meta = find_conflict(pass, guest_offset, guest_offset + *bytes);
+	if (!meta)
+		return 0;
+	start = qcow2_cluster_start(geo, meta_cow_start(meta));
+	if (guest_offset < start) {
+		*bytes = start - guest_offset;
+		return 0;
 	}
-	return 0;
+	*bytes = 0;
+	if (pass->bytes)
+		return 0;
+	pass->blocker = meta;
+	return -EINPROGRESS;
 }
 EXPORT_SYMBOL_IF_KUNIT(handle_dependencies);
 
@@ -374,8 +457,7 @@ VISIBLE_IF_KUNIT void calculate_l2_meta(struct qcow2_pass *pass,
 		.l2_index = index,
 	};
 	refcount_inc(&slice->refs);
-	INIT_LIST_HEAD(&meta->waiters);
-	list_add(&meta->link, &pass->img->in_flight);
+	qcow2_launch_meta(pass->img, meta);
 	pass->spare = NULL;
 	pass->meta = meta;
 }
@@ -650,22 +732,6 @@ void qcow2_requeue_waiters(struct list_head *waiters)
 		list_del_init(&io->wait);
 		qcow2_io_queue(io);
 	}
-}
-
-/**
- * qcow2_land_meta() - take a meta out of flight
- * @img: the image
- * @meta: the meta
- * @waiters: gets those who wait for it, for qcow2_requeue_waiters()
- *
- * Context: meta_lock held.
- */
-void qcow2_land_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta,
-		     struct list_head *waiters)
-{
-	lockdep_assert_held(&img->meta_lock);
-	list_del(&meta->link);
-	list_splice_tail_init(&meta->waiters, waiters);
 }
 
 /* The bits of cluster @i of the run whose subclusters hold data now. */
