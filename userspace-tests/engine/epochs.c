@@ -3,20 +3,23 @@
  * Epochs by themselves: some threads use what they find, another one takes it away
  * again and again, begins the next epoch, and destroys it when it is told that the
  * old one is empty. Threads are held up where an interrupt or a slow CPU may hold
- * them up, in the middle of adding up the counts, and between that and saying so.
+ * them up: when they have found an epoch and are about to count in it, likewise when
+ * they leave one, and in the middle of adding up the counts.
  */
 
 #include <pthread.h>
 #include <semaphore.h>
 #include <unistd.h>
 
+#include <linux/cpumask.h>
 #include <linux/kernel.h>
+#include <linux/percpu.h>
 #include <linux/workqueue.h>
 
 #include "cases.h"
 #include "image.h"
 
-enum { MANY = 8, FEW = 2, ROUNDS = 1500, SHORT_US = 200, LONG_US = 10000 };
+enum { MANY = 8, FEW = 2, ROUNDS = 1000, SHORT_US = 200, LONG_US = 10000 };
 
 /* What the users find: the number of the round. That of the one before is destroyed. */
 static struct {
@@ -41,7 +44,7 @@ static u64 random_of_thread(u64 n)
 /* Often for a moment, so that some look at once, and now and then for some rounds. */
 static void be_held_up(void)
 {
-	u64 dice = random_of_thread(32);
+	u64 dice = random_of_thread(256);
 
 	if (!dice)
 		usleep(random_of_thread(LONG_US));
@@ -49,11 +52,25 @@ static void be_held_up(void)
 		usleep(random_of_thread(SHORT_US));
 }
 
+/* Who is told that an epoch is empty finds it as it was when it was new. */
+static void expect_as_new(const struct qcow2_epoch *epoch)
+{
+	unsigned int cpu;
+
+	expect(!READ_ONCE(epoch->drains), "an epoch is empty, and drains on");
+	expect(!atomic_read(&epoch->left), "%d are left in an empty epoch",
+	       atomic_read(&epoch->left));
+	for_each_possible_cpu(cpu)
+		expect(!atomic_read(shim_cpu_ptr(epoch->users, cpu)),
+		       "an epoch is empty, and a CPU counts");
+}
+
 static void release(struct work_struct *work)
 {
 	unsigned int old = __atomic_exchange_n(&play.draining, 0, __ATOMIC_SEQ_CST);
 
 	expect(old, "an epoch is told to be empty that does not drain");
+	expect_as_new(&play.img.epochs[!READ_ONCE(play.img.epoch)]);
 	__atomic_store_n(&play.destroyed[old], true, __ATOMIC_SEQ_CST);
 	sem_post(&play.released);
 }
@@ -90,8 +107,8 @@ static void next_round(unsigned int round)
 	mutex_lock(&play.img.meta_lock);
 	qcow2_epoch_next(&play.img);
 	mutex_unlock(&play.img.meta_lock);
-	while (sem_wait(&play.released))
-		;
+	wait_for(!sem_trywait(&play.released),
+		 "nobody says that round %u is over", round);
 	flush_workqueue(play.img.wq);
 }
 

@@ -83,8 +83,8 @@ int shim_chosen_cpu(void);
 void shim_point(void);
 
 /*
- * Calls @stall where a thread is about to exchange an atomic variable, or to look at
- * another CPU's: also in atomic context, so all that it may do is take its time.
+ * Calls @stall where a thread is about to exchange an atomic variable, or to use that
+ * of a CPU: also in atomic context, so all that it may do is take its time.
  */
 void shim_set_stall(void (*stall)(void));
 

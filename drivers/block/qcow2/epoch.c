@@ -13,10 +13,21 @@
  *
  * Each CPU counts apart, up and down, so that I/O writes no cache line of another
  * CPU; one that begins here and ends there leaves both wrong, but not their sum.
- * The sum is of use only when it cannot grow any more: when a grace period of RCU
- * has passed since the next epoch began.  Counts that only sink, looked at one after
- * the other, do not add up to 0 before they do at one time.  From then on
- * whoever leaves looks, and the last one has to notice.
+ * To notice when an epoch is empty, though, one count is needed.  So from when the
+ * next epoch begins, whoever leaves the old one counts in @left, down from 0, and a
+ * grace period of RCU later the counts of the CPUs are added to that, once.
+ *
+ * Both entering and leaving are RCU read sections, so after the grace period two things
+ * are over: nobody enters the old epoch any more, and nobody who did not see that it
+ * drains is about to count down on a CPU.  The counts of the CPUs do not change any more,
+ * then: they say who had come, less who had left by them.  All others who left are
+ * in @left, which only sinks before the sum is added, so that leaving does not bring it
+ * to 0 too early.  From then on it is the number of those who are in the epoch.  It
+ * becomes 0 once: with the sum, or when the last one leaves.  To leave takes the same
+ * few steps at any time, however many CPUs there are.
+ *
+ * Whoever makes it 0 says so, and is the last one to touch the epoch until it is the
+ * current one again.  Who does not make it 0 does not touch it any more.
  *
  * A percpu_ref works like that too.  But where a CPU has no instruction to add to a
  * variable of its own, it turns interrupts off and on, which in User-Mode Linux
@@ -53,31 +64,13 @@ struct qcow2_epoch *qcow2_epoch_enter(struct qcow2_image *img)
 	return epoch;
 }
 
-/* The counts may have wrapped; their sum has not. */
-static bool is_empty(const struct qcow2_epoch *epoch)
-{
-	unsigned int cpu, sum = 0;
-
-	for_each_possible_cpu(cpu)
-		sum += atomic_read_acquire(per_cpu_ptr(epoch->users, cpu));
-	return !sum;
-}
-
-/*
- * Some may find it empty at the same time; one of them says so.  Who looks has left,
- * and is held up by nothing; but it drains once more only after a grace period, so
- * what was seen here is not taken for what is so then.
- */
-static void look(struct qcow2_epoch *epoch)
+/* Nobody is in it.  It may be in use again as soon as that is said. */
+static void say_empty(struct qcow2_epoch *epoch)
 {
 	struct qcow2_image *img = epoch->img;
 
-	rcu_read_lock();
-	/* The counts are those since it drains. */
-	if (atomic_read_acquire(&epoch->drains) && is_empty(epoch) &&
-	    atomic_cmpxchg(&epoch->drains, 1, 0) == 1)
-		queue_work(img->wq, &img->release_work);
-	rcu_read_unlock();
+	WRITE_ONCE(epoch->drains, false);
+	queue_work(img->wq, &img->release_work);
 }
 
 /**
@@ -90,21 +83,33 @@ static void look(struct qcow2_epoch *epoch)
  */
 void qcow2_epoch_exit(struct qcow2_epoch *epoch)
 {
-	/* Fully ordered: either this sees that it drains, or who says so sees this. */
-	atomic_dec_return(raw_cpu_ptr(epoch->users));
-	if (atomic_read(&epoch->drains))
-		look(epoch);
+	rcu_read_lock();
+	/* Not after nobody_enters(), which thus sees the I/O as done. */
+	if (!READ_ONCE(epoch->drains))
+		atomic_dec(raw_cpu_ptr(epoch->users));
+	else if (atomic_dec_and_test(&epoch->left))
+		say_empty(epoch);
+	rcu_read_unlock();
+}
+
+/* The counts may have wrapped; their sum has not. */
+static int take_counts(struct qcow2_epoch *epoch)
+{
+	unsigned int cpu, sum = 0;
+
+	for_each_possible_cpu(cpu)
+		sum += atomic_xchg(per_cpu_ptr(epoch->users, cpu), 0);
+	return sum;
 }
 
 static void nobody_enters(struct rcu_head *rcu)
 {
 	struct qcow2_epoch *epoch = container_of(rcu, struct qcow2_epoch, rcu);
+	int users = take_counts(epoch);
 
-	/* Who sees that sees what is to be released. */
-	atomic_set_release(&epoch->drains, 1);
-	/* Pairs with qcow2_epoch_exit(). */
-	smp_mb();
-	look(epoch);
+	/* Fully ordered, as the last one's leaving is. */
+	if (!atomic_add_return(users, &epoch->left))
+		say_empty(epoch);
 }
 
 /**
@@ -119,6 +124,8 @@ void qcow2_epoch_next(struct qcow2_image *img)
 	struct qcow2_epoch *old = &img->epochs[img->epoch];
 
 	lockdep_assert_held(&img->meta_lock);
+	/* Seen by all who leave after nobody_enters(). */
+	WRITE_ONCE(old->drains, true);
 	/* Who sees the new epoch sees the removals that came before. */
 	smp_store_release(&img->epoch, !img->epoch);
 	call_rcu_hurry(&old->rcu, nobody_enters);
@@ -147,14 +154,13 @@ int qcow2_epoch_init(struct qcow2_image *img)
  * qcow2_epoch_destroy() - undo that
  * @img: the image; no operation runs, and nothing is being released
  *
- * Context: sleeps.
+ * An epoch that drained has been said to be empty, so none of its callbacks will run;
+ * one that still does has nothing more to do with it.
  */
 void qcow2_epoch_destroy(struct qcow2_image *img)
 {
 	int i;
 
-	/* Somebody who left may have been faster than nobody_enters(), which looks too. */
-	rcu_barrier();
 	for (i = 0; i < 2; i++)
 		free_percpu(img->epochs[i].users);
 }

@@ -502,13 +502,17 @@ struct qcow2_chain {
  * struct qcow2_epoch - guest I/O that was mapped in one span of time
  * @img: the image
  * @users: of each CPU: how many more came than went there
- * @drains: nobody enters any more, and who leaves has to look whether anybody is left
- * @rcu: to know when nobody enters any more
+ * @drains: it is not the current one any more, and who leaves counts in @left;
+ *	READ_ONCE
+ * @left: less those who left since it drains; with those who were in it, once nobody
+ *	enters any more
+ * @rcu: to know when that is
  */
 struct qcow2_epoch {
 	struct qcow2_image *img;
 	atomic_t __percpu *users;
-	atomic_t drains;
+	bool drains;
+	atomic_t left;
 	struct rcu_head rcu;
 };
 

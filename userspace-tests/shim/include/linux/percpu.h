@@ -27,6 +27,7 @@ static inline unsigned int shim_any_cpu(void)
 	((typeof(ptr))((char *)(ptr) + SHIM_CPU_BYTES * (cpu)))
 /* Whoever looks at one after the other may be held up in between. */
 #define per_cpu_ptr(ptr, cpu)	(shim_stall(), shim_cpu_ptr(ptr, cpu))
-#define raw_cpu_ptr(ptr)	shim_cpu_ptr(ptr, shim_any_cpu())
+/* So may whoever is about to use its own. */
+#define raw_cpu_ptr(ptr)	(shim_stall(), shim_cpu_ptr(ptr, shim_any_cpu()))
 
 #endif
