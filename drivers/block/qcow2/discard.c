@@ -25,6 +25,10 @@
  * Of a compressed cluster only the whole can be zeroed by its entry; a part of it
  * is left alone by a discard, and written by a write zeroes.
  *
+ * Where there is no L2 table, and no backing file, there is nothing to do.  A run of such
+ * L1 entries is passed over in one step, however much they map: most of a large disk
+ * that is discarded before it is used.
+ *
  * What is zeroed of a cluster that keeps its place is punched too: all of it
  * with discard-no-unref, else what is long enough to be worth it.  A write must
  * not get between the change of the entry and the hole, so a meta in flight
@@ -50,6 +54,9 @@
 
 /* Clusters whose entries change under one hold of meta_lock. */
 #define STEP_CLUSTERS	256
+
+/* L1 entries that are looked at under one hold of it. */
+#define STEP_TABLES	1024
 
 /* Less than this of a cluster that stays is not punched. */
 #define PART_PUNCH_MIN	SZ_64K
@@ -144,6 +151,7 @@ static struct qcow2_zeroing zeroing_of(const struct qcow2_geometry *geo,
  * @img: the image
  * @offset: guest offset, aligned to a subcluster
  * @end: guest offset behind it, likewise
+ * @limit: how far all steps are to go
  * @keep: host clusters shall be kept, with their space
  * @punch: record for space to give back of clusters that stay, or NULL
  * @skip_compressed: leave parts of compressed clusters alone instead of failing
@@ -154,6 +162,7 @@ struct step {
 	struct qcow2_image *img;
 	u64 offset;
 	u64 end;
+	u64 limit;
 	bool keep;
 	bool skip_compressed;
 	struct qcow2_punch *punch;
@@ -314,12 +323,34 @@ static u64 step_end(const struct qcow2_geometry *geo, u64 offset, u64 end)
 	return min(qcow2_cluster_start(geo, end), offset + bytes);
 }
 
+/* How much from @step's offset on is in no L2 table and reads as zeroes. */
+static u64 bytes_without_table(const struct step *step)
+{
+	struct qcow2_image *img = step->img;
+	const struct qcow2_geometry *geo = &img->geo;
+	u64 span = BIT_ULL(geo->l2_bits + geo->cluster_bits);
+	u64 pos = step->offset;
+	u32 i;
+
+	/* What does not show here does not show behind it either. */
+	if (qcow2_shows_backing(img, pos))
+		return 0;
+	for (i = 0; i < STEP_TABLES && pos < step->limit; i++) {
+		u64 l1 = qcow2_l1_entry(img, qcow2_l1_index(geo, pos));
+
+		if (l1 & QCOW2_OFFSET_MASK)
+			break;
+		pos = ALIGN(pos + 1, span);
+	}
+	return min(pos, step->limit) - step->offset;
+}
+
 static int try_step(struct step *step)
 {
 	struct qcow2_image *img = step->img;
-	u64 bytes = step->end - step->offset;
+	u64 without_table = bytes_without_table(step);
+	u64 bytes = without_table ?: step->end - step->offset;
 	struct qcow2_slice *slice;
-	u64 l1;
 	int ret;
 
 	lockdep_assert_held(&img->meta_lock);
@@ -327,9 +358,7 @@ static int try_step(struct step *step)
 	if (ret)
 		return ret;
 	step->end = step->offset + bytes;
-	l1 = qcow2_l1_entry(img, qcow2_l1_index(&img->geo, step->offset));
-	if (!(l1 & QCOW2_OFFSET_MASK) &&
-	    !qcow2_shows_backing(img, step->offset))
+	if (without_table)
 		return 0;
 	ret = qcow2_need_room(img, &step->pass.need);
 	ret = ret ?: qcow2_own_l2_slice(img, step->offset, &step->pass.need,
@@ -454,6 +483,7 @@ static int zero_some(struct qcow2_io *io, u64 end, bool keep)
 		.img = img,
 		.offset = io->offset,
 		.end = step_end(&img->geo, io->offset, end),
+		.limit = end,
 		.keep = keep,
 		.skip_compressed = io->op == QCOW2_OP_DISCARD,
 		.pass = { .img = img, .exclusive = true },
