@@ -51,7 +51,11 @@
 #define COPIED		(1ULL << 63)
 #define COMPRESSED	(1ULL << 62)
 #define OFFSET		0x00fffffffffffe00ULL
+#define HEADER_SIZE	24
+#define HEADER_L1_SIZE	36
+#define HEADER_L1	40
 #define HEADER_REFTABLE	48
+#define HEADER_SNAPSHOTS 60
 #define HEADER_INCOMPAT	72
 #define HEADER_AUTOCLEAR 88
 #define DIRTY		1
@@ -371,8 +375,12 @@ static struct file *file_of(const struct run *run, const struct bytes *image,
 /* The external data file of the image, NULL for none. */
 static struct file *data_filp;
 
+/* The most memory that the engine took in attach(), in bytes. */
+static u64 attach_peak;
+
 static int attach(struct file *filp, bool writable, struct qcow2_reason *why)
 {
+	long long before = shim_live_bytes();
 	const struct qcow2_options options = {
 		.file_flags = writable ? QCOW2_FILE_WRITABLE : 0,
 		.data_filp = data_filp,
@@ -381,7 +389,9 @@ static int attach(struct file *filp, bool writable, struct qcow2_reason *why)
 	int ret;
 
 	memset(why, 0, sizeof(*why));
+	shim_clear_peak();
 	img = qcow2_image_open(filp, "test", &options, why);
+	attach_peak = shim_peak_bytes() - before;
 	if (IS_ERR(img))
 		return PTR_ERR(img);
 	ret = qcow2_image_close(img);
@@ -1297,7 +1307,7 @@ static const struct refusal {
 	{ "data on the snapshot table", &sound, data_on_snapshots, { "data and other metadata" } },
 	{ "data on an inactive L1 table", &sound, data_on_inactive_l1, { "data and other metadata" } },
 	{ "data on an L2 table", &sound, data_on_l2, { "data and an L2 table" } },
-	{ "L2 table on data", &sound, l2_on_data, { "an L2 table and data" } },
+	{ "L2 table on data", &sound, l2_on_data, { "data and an L2 table" } },
 	{ "L2 table on a refcount block", &sound, l2_on_refblock, { "an L2 table and other metadata" } },
 	{ "L2 table twice", &wide, l2_twice, { "the L2 table at", "several entries" } },
 	{ "L2 table behind the file", &sound, l2_far, { "an L2 table at", "end of the file" } },
@@ -1350,6 +1360,9 @@ static void make_victim(struct victim *v, const char *name,
 	      get64(&v->run.dirty, HEADER_INCOMPAT) | DIRTY);
 }
 
+/* What refusing a small image may take. */
+#define REFUSAL_BYTES	(1 << 20)
+
 static void must_refuse(struct victim *v, const char * const says[2])
 {
 	struct file *filp = file_of(&v->run, &v->run.dirty, true);
@@ -1369,6 +1382,9 @@ static void must_refuse(struct victim *v, const char * const says[2])
 	memfile_log(filp, &nr);
 	if (nr)
 		bad(&v->run, NULL, "the repair", "the file was written");
+	if (attach_peak > REFUSAL_BYTES)
+		bad(&v->run, NULL, "the repair", "it took %llu bytes of memory",
+		    attach_peak);
 	memfile_destroy(filp);
 	total.refused++;
 }
@@ -1461,6 +1477,221 @@ static void scattered_thinly(void)
 	}
 	total.refused++;
 	free(v.run.dirty.buf);
+}
+
+/*
+ * Images that mention something very often. They are made of a small one, whose
+ * clusters have refcounts of 64 bits, by adding clusters and a snapshot table.
+ */
+
+/* A snapshot of the least length: no name, no extra data but what QEMU wants. */
+#define SNAPSHOT_BYTES	64
+
+/* Gives the image @nr clusters more, at its end; where they are. */
+static u64 add_clusters(struct victim *v, u64 nr)
+{
+	u64 start = round_up(v->run.dirty.nr, v->run.q.cluster_bytes);
+	struct bytes image;
+
+	image = copy_of(&v->run.dirty, start + nr * v->run.q.cluster_bytes);
+	image.nr = start + nr * v->run.q.cluster_bytes;
+	free(v->run.dirty.buf);
+	v->run.dirty = image;
+	return start;
+}
+
+/* @nr snapshots, whose L1 tables of @entries lie at @l1 and each @step bytes on. */
+static void add_snapshots(struct victim *v, u64 nr, u64 l1, u64 step,
+			  u64 entries)
+{
+	u64 bytes = nr * SNAPSHOT_BYTES, pos, i;
+
+	pos = add_clusters(v, DIV_ROUND_UP(bytes, v->run.q.cluster_bytes));
+	set(v, HEADER_SNAPSHOTS, nr << 32);
+	set(v, HEADER_SNAPSHOTS + 4, pos);
+	for (i = 0; i < nr; i++, pos += SNAPSHOT_BYTES) {
+		unsigned char *head = v->run.dirty.buf + pos;
+		char id[24];
+
+		put_unaligned_be64(l1 + i * step, head);
+		put_unaligned_be32(entries, head + 8);
+		put_unaligned_be16(8, head + 12);
+		put_unaligned_be32(16, head + 36);
+		put_unaligned_be64(v->run.q.virtual_bytes, head + 48);
+		snprintf(id, sizeof(id), "%08llu", i + 1);
+		memcpy(head + 56, id, 8);
+	}
+	open_q(&v->run);
+}
+
+/* @nr L1 tables, of which each has the same entry. */
+static u64 add_l1_tables(struct victim *v, u64 nr, u64 entry)
+{
+	u64 start = add_clusters(v, nr), i;
+
+	for (i = 0; i < nr; i++)
+		set(v, start + i * v->run.q.cluster_bytes, entry);
+	return start;
+}
+
+/* All of them keep it, and nothing of it may be written in place. */
+static void table_with_many_users(void)
+{
+	const u64 nr = 500;
+	struct qcow2_reason why;
+	struct bytes after;
+	struct victim v;
+	struct file *filp;
+	u64 l1, reads;
+	int ret;
+
+	make_victim(&v, "an L2 table with many users", &wide);
+	l1 = add_l1_tables(&v, nr, v.l2);
+	add_snapshots(&v, nr, l1, v.run.q.cluster_bytes, 1);
+	filp = file_of(&v.run, &v.run.dirty, false);
+	ret = attach(filp, true, &why);
+	if (ret)
+		bad(&v.run, NULL, "the repair", "%s (%d)", why.text, ret);
+	after = content_of(filp);
+	look_at_clean(&v.run, &after, "the repair");
+	if ((get64(&after, v.l1) | get64(&after, v.entry)) & COPIED)
+		bad(&v.run, &after, "the repair", "COPIED with several users");
+	/* A read of each L1 table, and some for all the others. */
+	reads = memfile_count(filp, MEMFILE_READ);
+	if (reads > nr + nr / 2)
+		bad(&v.run, &after, "the repair", "%llu reads", reads);
+	if (attach_peak > REFUSAL_BYTES)
+		bad(&v.run, &after, "the repair", "it took %llu bytes of memory",
+		    attach_peak);
+	ask_qemu(&v.run, &after);
+	total.images++;
+	memfile_destroy(filp);
+	free(after.buf);
+	free(v.run.dirty.buf);
+}
+
+/* One entry more than a refcount can say. */
+static void table_with_too_many_users(void)
+{
+	static const char * const says[2] = { "more than 255 users", "8 bits" };
+	struct base_options base = wide;
+	struct victim v;
+	u64 l1;
+
+	base.refcount_bits = 8;
+	make_victim(&v, "an L2 table with too many users", &base);
+	l1 = add_l1_tables(&v, 128, v.l2);
+	set(&v, v.next, get(&v, v.entry));
+	add_snapshots(&v, 128, l1, v.run.q.cluster_bytes, 1);
+	must_refuse(&v, says);
+	free(v.run.dirty.buf);
+}
+
+/* Each of them needs one of its own, however many there are. */
+static void l1_table_with_many_users(void)
+{
+	static const char * const says[2] = {
+		"a snapshot's L1 table and other metadata"
+	};
+	struct victim v;
+	u64 l1;
+
+	make_victim(&v, "a snapshot's L1 table with many users", &wide);
+	l1 = add_l1_tables(&v, 1, v.l2);
+	add_snapshots(&v, 1000, l1, 0, 1);
+	must_refuse(&v, says);
+	free(v.run.dirty.buf);
+}
+
+/* A longer disk, with an L1 table of one cluster. */
+static void enlarge(struct victim *v)
+{
+	u64 cluster = v->run.q.cluster_bytes, l1 = add_clusters(v, 1);
+
+	memcpy(v->run.dirty.buf + l1, v->run.dirty.buf + v->l1,
+	       8 * v->run.q.l1_entries);
+	set(v, HEADER_SIZE, cluster / 8 * cluster / 8 * cluster);
+	put_unaligned_be32(cluster / 8, v->run.dirty.buf + HEADER_L1_SIZE);
+	set(v, HEADER_L1, l1);
+	open_q(&v->run);
+	v->l1 = l1;
+}
+
+/* L2 tables whose entries need more counts than what is always allowed. */
+#define NR_SCATTERED	200
+
+/* L2 tables, whose entries point so far apart that each needs its own counts. */
+static void add_scattered(struct victim *v)
+{
+	u64 cluster = v->run.q.cluster_bytes;
+	u64 table = add_clusters(v, NR_SCATTERED), to = 1ULL << 32, i;
+
+	for (i = 0; i < NR_SCATTERED; i++)
+		set(v, v->l1 + 8 * (i + 1), table + i * cluster);
+	for (i = 0; i < NR_SCATTERED * cluster; i += 8) {
+		set(v, table + i, to);
+		to += 1ULL << 22;
+	}
+}
+
+/* An L2 table full of references to one cluster. */
+static u64 add_mentions(struct victim *v)
+{
+	u64 table = add_clusters(v, 1), pos;
+
+	for (pos = table; pos < table + v->run.q.cluster_bytes; pos += 8)
+		set(v, pos, get(v, v->entry));
+	return table;
+}
+
+/*
+ * Many snapshots have such a table: as many references as entries times users.
+ * They are not a reason to take more memory for clusters that are scattered,
+ * whose tables lie far before or far @behind that table: whatever is counted
+ * first.
+ */
+static void mention_often(bool behind)
+{
+	const u64 nr = 4000, free_bytes = 256 << 20, each = 16 * 68 / 8;
+	u64 cluster, table, l1, limit, i;
+	struct qcow2_reason why;
+	struct victim v;
+	struct file *filp;
+	int ret;
+
+	make_victim(&v, "mentions buy no memory", &wide);
+	enlarge(&v);
+	cluster = v.run.q.cluster_bytes;
+	table = behind ? add_mentions(&v) : 0;
+	if (!behind)
+		add_scattered(&v);
+	l1 = add_l1_tables(&v, nr, table);
+	table = behind ? table : add_mentions(&v);
+	for (i = 0; i < nr; i++)
+		set(&v, l1 + i * cluster, table);
+	if (behind)
+		add_scattered(&v);
+	add_snapshots(&v, nr, l1, cluster, 1);
+	filp = file_of(&v.run, &v.run.dirty, false);
+	memfile_truncate(filp, 1ULL << 40);
+	ret = attach(filp, true, &why);
+	if (ret != -EUCLEAN || !strstr(why.text, "scattered"))
+		bad(&v.run, NULL, "the repair", "%d (%s)", ret, why.text);
+	limit = free_bytes + (nr + NR_SCATTERED * cluster / 8) * each +
+		(8 << 20);
+	if (attach_peak > limit || attach_peak < free_bytes / 2)
+		bad(&v.run, NULL, "the repair",
+		    "it took %llu bytes of memory, and may take %llu",
+		    attach_peak, limit);
+	total.refused++;
+	memfile_destroy(filp);
+	free(v.run.dirty.buf);
+}
+
+static void mentions_buy_no_memory(void)
+{
+	mention_often(false);
+	mention_often(true);
 }
 
 /* Compressed data that does not fit in what is left of a host cluster. */
@@ -1772,6 +2003,10 @@ static void (* const others[])(void) = {
 	data_with_two_users,
 	copied_without_cluster,
 	scattered_thinly,
+	table_with_many_users,
+	table_with_too_many_users,
+	l1_table_with_many_users,
+	mentions_buy_no_memory,
 	compressed,
 	bitmaps,
 };

@@ -8,6 +8,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/vmalloc.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
@@ -26,6 +27,7 @@ static u64 nr_failed;
 static u64 counted;
 static u64 first_to_fail = U64_MAX, end_to_fail;
 static long long nr_live;
+static long long bytes_live, bytes_peak;
 
 void shim_fail_allocations(unsigned int one_in, u64 seed)
 {
@@ -54,6 +56,35 @@ u64 shim_counted_allocations(void)
 long long shim_live_allocations(void)
 {
 	return __atomic_load_n(&nr_live, __ATOMIC_RELAXED);
+}
+
+void shim_clear_peak(void)
+{
+	__atomic_store_n(&bytes_peak,
+			 __atomic_load_n(&bytes_live, __ATOMIC_RELAXED),
+			 __ATOMIC_RELAXED);
+}
+
+long long shim_live_bytes(void)
+{
+	return __atomic_load_n(&bytes_live, __ATOMIC_RELAXED);
+}
+
+long long shim_peak_bytes(void)
+{
+	return __atomic_load_n(&bytes_peak, __ATOMIC_RELAXED);
+}
+
+static void add_bytes(long long bytes)
+{
+	long long now = __atomic_add_fetch(&bytes_live, bytes,
+					   __ATOMIC_RELAXED);
+	long long peak = shim_peak_bytes();
+
+	while (now > peak &&
+	       !__atomic_compare_exchange_n(&bytes_peak, &peak, now, true,
+					    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
 }
 
 static bool is_in_turn(void)
@@ -90,6 +121,7 @@ static void *fill(void *ptr, size_t bytes, gfp_t gfp)
 	if (!ptr)
 		shim_die("out of memory (%zu bytes)", bytes);
 	__atomic_fetch_add(&nr_live, 1, __ATOMIC_RELAXED);
+	add_bytes(malloc_usable_size(ptr));
 	if (gfp & __GFP_ZERO)
 		memset(ptr, 0, bytes);
 	else
@@ -113,8 +145,10 @@ void *shim_alloc(size_t bytes, gfp_t gfp)
 
 void kfree(const void *ptr)
 {
-	if (ptr)
+	if (ptr) {
 		__atomic_fetch_sub(&nr_live, 1, __ATOMIC_RELAXED);
+		add_bytes(-(long long)malloc_usable_size((void *)ptr));
+	}
 	free((void *)ptr);
 }
 

@@ -37,6 +37,10 @@ void shim_fail_nth_allocation(u64 skip, u64 times);
 u64 shim_counted_allocations(void);
 /* Pieces of memory that were not freed yet. */
 long long shim_live_allocations(void);
+/* Their bytes, and the most that these ever were since shim_clear_peak(). */
+long long shim_live_bytes(void);
+long long shim_peak_bytes(void);
+void shim_clear_peak(void);
 
 /* ---- messages and warnings ---- */
 

@@ -13,12 +13,24 @@
  * blocks; the snapshot table; and persistent bitmaps, as long as the autoclear
  * bit says that they mean something.
  *
- * The counts are kept as refcounts of the image's own width, in slices as the
- * refcount blocks have them, and only for slices in which something is
+ * Memory.  The counts are kept as refcounts of the image's own width, in slices
+ * as the refcount blocks have them, and only for slices in which something is
  * referred to.  So the memory follows what is in use, not the length of the
- * file; an image in which little is in use that is scattered over a very long
- * file, as only a contrived one is, is refused.  Tables are read in pieces, and
- * a fatal signal ends the walk.
+ * file.  A cluster alone in its slice costs the whole slice.  An image with
+ * many such clusters is scattered thinly over a very long file, as only a
+ * contrived one is, and is refused: beyond what is always allowed, counts take
+ * at most %MAX_SCATTER times what the clusters in use would take side by side.
+ * Each cluster is one in that sum, however many references it has.  A reference
+ * costs eight bytes of a table or less, since tables can be shared; so a sum of
+ * references would let a small image have as much memory as it likes.  No more
+ * clusters can be in use than the file is long.
+ *
+ * Work.  An L2 table that several L1 tables share is read once, when the
+ * entries of all L1 tables were counted and it is known how many users it has.
+ * Each of its entries then counts for that many references.  So each table is
+ * read once, and no place of the file is read as two tables: the length of the
+ * file bounds the work.  Tables are read in pieces, and a fatal signal ends the
+ * walk.
  *
  * Nothing is mended that could be meant in two ways.  The walk fails, with a
  * reason that names the place, at a table entry that is damaged or leads out of
@@ -47,11 +59,18 @@
 
 /*
  * Counts take this much memory without a question, which is enough for files of
- * 8 TiB in clusters of 64 KiB; and beyond it so many times what they would take
+ * 4 TiB in clusters of 64 KiB; and beyond it so many times what they would take
  * without gaps.
  */
 #define FREE_BYTES	SZ_256M
 #define MAX_SCATTER	16
+
+/*
+ * What finding a slice takes at worst: so many nodes of the xarray that no other
+ * slice uses.  Numbers of slices have at most 41 bits, which are 7 levels; there
+ * are but a few nodes of the upper three.
+ */
+#define INDEX_BYTES	(4 * 576)
 
 /*
  * Giving up.
@@ -147,7 +166,7 @@ static u32 bits_per_cluster(const struct qcow2_geometry *geo)
 static int check_memory(struct qcow2_counts *counts, u64 more)
 {
 	const struct qcow2_geometry *geo = &counts->img->geo;
-	u64 dense = counts->references * bits_per_cluster(geo) / 8;
+	u64 dense = counts->clusters * bits_per_cluster(geo) / 8;
 
 	if (counts->bytes + more <= FREE_BYTES + dense * MAX_SCATTER)
 		return 0;
@@ -179,8 +198,9 @@ static void free_slice(struct qcow2_count_slice *slice)
 static int add_slice(struct qcow2_counts *counts, unsigned long nr)
 {
 	const struct qcow2_geometry *geo = &counts->img->geo;
-	u64 bytes = qcow2_slice_bytes(geo) + marks_bytes(geo);
 	struct qcow2_count_slice *slice;
+	u64 bytes = INDEX_BYTES + qcow2_slice_bytes(geo) +
+		    struct_size(slice, marks, marks_bytes(geo));
 	int ret;
 
 	ret = check_memory(counts, bytes);
@@ -194,6 +214,7 @@ static int add_slice(struct qcow2_counts *counts, unsigned long nr)
 		return out_of_memory(counts->why);
 	}
 	counts->bytes += bytes;
+	slice->nr = nr;
 	slice->next = counts->all;
 	counts->all = slice;
 	counts->last = slice;
@@ -268,16 +289,24 @@ static int check_kinds(struct qcow2_counts *counts, u64 cluster, u64 count,
 		return qcow2_check_refuse(counts->why,
 					  "%s and %s share the cluster at offset 0x%llx",
 					  what, names[kind], offset);
-	if (count == qcow2_max_refcount(geo->refcount_order))
-		return qcow2_check_refuse(counts->why,
-					  "the cluster at offset 0x%llx has more than %llu users, which refcounts of %u bits cannot say",
-					  offset, count,
-					  1U << geo->refcount_order);
 	return 0;
 }
 
+static int check_overflow(struct qcow2_counts *counts, u64 cluster, u64 count)
+{
+	const struct qcow2_geometry *geo = &counts->img->geo;
+	u64 max = qcow2_max_refcount(geo->refcount_order);
+
+	if (count <= max && counts->times <= max - count)
+		return 0;
+	return qcow2_check_refuse(counts->why,
+				  "the cluster at offset 0x%llx has more than %llu users, which refcounts of %u bits cannot say",
+				  cluster << geo->cluster_bits, max,
+				  1U << geo->refcount_order);
+}
+
 /**
- * qcow2_count_cluster() - count one reference
+ * qcow2_count_cluster() - count a reference, as often as @counts->times says
  * @counts: the counts
  * @cluster: index of the host cluster
  * @marks: enum qcow2_marks to be added
@@ -306,12 +335,14 @@ int qcow2_count_cluster(struct qcow2_counts *counts, u64 cluster, u8 marks,
 	count = qcow2_get_refcount(slice->refcounts, order, index);
 	ret = check_kinds(counts, cluster, count,
 			  qcow2_count_marks(slice, index), marks, what);
+	ret = ret ?: check_overflow(counts, cluster, count);
 	if (ret)
 		return ret;
-	qcow2_set_refcount(slice->refcounts, order, index, count + 1);
+	qcow2_set_refcount(slice->refcounts, order, index,
+			   count + counts->times);
 	qcow2_set_refcount(slice->marks, QCOW2_MARKS_ORDER, index,
 			   qcow2_count_marks(slice, index) | marks);
-	counts->references++;
+	counts->clusters += !count;
 	counts->end = max(counts->end, cluster + 1);
 	return 0;
 }
@@ -329,6 +360,7 @@ void qcow2_count_forget(struct qcow2_counts *counts, u64 cluster)
 
 	qcow2_set_refcount(slice->refcounts, geo->refcount_order,
 			   index_in_slice(geo, cluster), 0);
+	counts->clusters--;
 }
 
 /* The last cluster of a file may be there in part (as QEMU has it). */
@@ -505,9 +537,48 @@ static int count_l2(struct qcow2_counts *counts, u64 offset, bool active)
 	return ret;
 }
 
+/* What the L2 table in a cluster leads to, if there is one: for all its users. */
+static int count_if_l2(struct qcow2_counts *counts,
+		       const struct qcow2_count_slice *slice, u32 index)
+{
+	const struct qcow2_geometry *geo = &counts->img->geo;
+	u64 cluster = (slice->nr << geo->refslice_bits) + index;
+	u8 marks = qcow2_count_marks(slice, index);
+	int ret;
+
+	if ((marks & QCOW2_MARK_KIND) != QCOW2_MARK_L2)
+		return 0;
+	/* Only an active L1 entry says something about COPIED. */
+	counts->times = qcow2_get_refcount(slice->refcounts,
+					   geo->refcount_order, index);
+	ret = count_l2(counts, cluster << geo->cluster_bits,
+		       marks & (QCOW2_MARK_COPIED | QCOW2_MARK_NOT_COPIED));
+	counts->times = 1;
+	return ret;
+}
+
 /*
- * An L2 table has at most one entry in each L1 table.  Else a small file could
- * refer to its clusters so often that counting has no end.
+ * All L2 tables, which were counted; each once.  The slices that this adds come
+ * before @all as it is now, and have no L2 tables.
+ */
+static int count_l2_tables(struct qcow2_counts *counts)
+{
+	const struct qcow2_count_slice *slice;
+	int ret = 0;
+	u32 i;
+
+	for (slice = counts->all; slice && !ret; slice = slice->next) {
+		ret = qcow2_check_interrupted(counts->why);
+		for (i = 0; i < clusters_per_slice(&counts->img->geo) && !ret;
+		     i++)
+			ret = count_if_l2(counts, slice, i);
+	}
+	return ret;
+}
+
+/*
+ * An L2 table has at most one entry in each L1 table: no program makes others,
+ * and nobody knows which of the entries is meant.
  */
 static int check_l2_users(struct qcow2_counts *counts, u64 offset)
 {
@@ -521,7 +592,7 @@ static int check_l2_users(struct qcow2_counts *counts, u64 offset)
 				  offset);
 }
 
-/* An entry of an L1 table, and all that it leads to. */
+/* An entry of an L1 table; what its L2 table leads to is counted later. */
 static int count_l1_entry(struct qcow2_counts *counts, u64 entry, u64 pos,
 			  bool active)
 {
@@ -539,8 +610,7 @@ static int count_l1_entry(struct qcow2_counts *counts, u64 entry, u64 pos,
 	ret = count_one(counts, offset,
 			QCOW2_MARK_L2 | copied_mark(entry, active),
 			"an L2 table");
-	ret = ret ?: check_l2_users(counts, offset);
-	return ret ?: count_l2(counts, offset, active);
+	return ret ?: check_l2_users(counts, offset);
 }
 
 static int count_l1(struct qcow2_counts *counts, u64 offset, u32 entries,
@@ -577,7 +647,7 @@ static int count_l1_trees(struct qcow2_counts *counts)
 	for (i = 0; i < snapshots->nr && !ret; i++)
 		ret = count_l1(counts, snapshots->l1_tables[i].offset,
 			       snapshots->l1_tables[i].entries, false);
-	return ret;
+	return ret ?: count_l2_tables(counts);
 }
 
 /*
@@ -787,6 +857,7 @@ int qcow2_counts_init(struct qcow2_counts *counts, struct qcow2_image *img,
 	memset(counts, 0, sizeof(*counts));
 	counts->img = img;
 	counts->why = why;
+	counts->times = 1;
 	xa_init(&counts->slices);
 	counts->page = (void *)__get_free_page(GFP_KERNEL);
 	if (!counts->page)

@@ -37,11 +37,13 @@ enum qcow2_marks {
  * struct qcow2_count_slice - counted references to the clusters of a refcount
  *	slice
  * @next: in the list of all
+ * @nr: number of the refcount slice
  * @refcounts: as they should be on disk
  * @marks: enum qcow2_marks of each, packed as refcounts of four bits
  */
 struct qcow2_count_slice {
 	struct qcow2_count_slice *next;
+	u64 nr;
 	void *refcounts;
 	u8 marks[];
 };
@@ -52,12 +54,14 @@ struct qcow2_count_slice {
  * @why: filled in on failure
  * @slices: struct qcow2_count_slice by number of the refcount slice; what is
  *	not there has no references
- * @all: the same as a list
+ * @all: the same as a list, the newest first
  * @last: the slice that was used last, NULL for none
  * @last_nr: its number
- * @references: how many were counted
+ * @clusters: how many have references
  * @bytes: memory for @slices
  * @end: behind the highest cluster that is referred to
+ * @times: how many references one that is counted now stands for: more than one
+ *	if it stands in an L2 table that is shared
  * @trees: L1 tables whose entries were counted, or are being
  * @wrong_flags: a COPIED flag of the active tables is set where no refcount
  *	could justify it
@@ -71,9 +75,10 @@ struct qcow2_counts {
 	struct qcow2_count_slice *all;
 	struct qcow2_count_slice *last;
 	unsigned long last_nr;
-	u64 references;
+	u64 clusters;
 	u64 bytes;
 	u64 end;
+	u64 times;
 	u32 trees;
 	bool wrong_flags;
 	void *piece[QCOW2_PIECE_PAGES];
