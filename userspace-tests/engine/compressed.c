@@ -17,6 +17,7 @@
 #include <zstd.h>
 
 #include <linux/kernel.h>
+#include <linux/rcupdate.h>
 #include <linux/shrinker.h>
 
 #include "cases.h"
@@ -432,23 +433,259 @@ static void slow_cluster_stops_nobody(const struct shape *shape)
  * Memory.
  */
 
-/* Nothing but what the first read gets, which must be enough for all of them. */
+/* The pages of the longest stream that is read, and what lies around it. */
+static long long rescue_bytes(struct disk *d)
+{
+	return round_up(d->cluster + d->cluster / 4 +
+			2 * max(512u, d->options.align), PAGE_SIZE);
+}
+
+static void expect_stocks(struct disk *d, unsigned int clusters,
+			  unsigned int jobs)
+{
+	expect(d->img->compress.clusters.nr == clusters &&
+	       d->img->compress.jobs.nr == jobs, "%u clusters, %u jobs",
+	       d->img->compress.clusters.nr, d->img->compress.jobs.nr);
+}
+
+/* Each read may decompress a whole cluster, so these are few of large ones. */
+static void read_by_many(struct disk *d, struct clusters *c)
+{
+	unsigned int count = d->cluster > 65536 ? 10 : 100;
+	struct reader readers[THREADS];
+
+	start_readers(readers, THREADS, &(struct reader){
+		      .d = d, .c = c, .count = count }, read_at_random);
+	join_readers(readers, THREADS);
+}
+
+static void expect_error(struct disk *d, struct clusters *c, unsigned int i)
+{
+	char where[64];
+	size_t bytes;
+	u64 offset;
+	int error;
+
+	shim_log_clear();
+	error = try_part(d, c, i, 0, 10);
+	expect(error == -EIO, "error %d", error);
+	range_of(d, c->word[i], &offset, &bytes);
+	snprintf(where, sizeof(where), "test: the compressed cluster at host offset 0x%llx",
+		 offset);
+	expect(strstr(shim_log(), where), "the log does not say: %s", where);
+}
+
+/* From the first one on, with nothing but single pages, and few of these. */
 static void reads_go_on_without_memory(const struct shape *shape)
 {
-	struct reader readers[THREADS];
+	struct clusters c;
+	struct disk d = {};
+	long long before;
+
+	set_delays(&d);
+	begin(&d, &c, shape);
+	before = shim_live_bytes();
+	shim_fail_allocations(1, 1);
+	shim_clear_peak();
+	read_all(&d, &c);
+	read_by_many(&d, &c);
+	expect_stocks(&d, 0, 0);
+	expect(shim_peak_bytes() - before <= rescue_bytes(&d) + 4096,
+	       "%lld bytes were taken", shim_peak_bytes() - before);
+	shim_fail_allocations(0, 0);
+	/* As soon as there is memory, it is taken. */
+	read_all(&d, &c);
+	expect(d.img->compress.clusters.nr > 1, "one cluster only");
+	end(&d, &c);
+}
+
+/* Whoever waits for what another one tries to make waits for nothing. */
+static void take_time(void)
+{
+	usleep(200);
+}
+
+static void all_notice_that_there_is_no_memory(const struct shape *shape)
+{
+	struct clusters c;
+	struct disk d = {};
+
+	begin(&d, &c, shape);
+	shim_fail_allocations(1, 1);
+	shim_set_stall(take_time);
+	read_by_many(&d, &c);
+	shim_set_stall(NULL);
+	expect_stocks(&d, 0, 0);
+	shim_fail_allocations(0, 0);
+	end(&d, &c);
+}
+
+static void reads_without_memory_have_larger_blocks(const struct shape *shape)
+{
+	struct disk d = { .options.align = 4096 };
+	struct clusters c;
+
+	begin(&d, &c, shape);
+	shim_fail_allocations(1, 1);
+	read_all(&d, &c);
+	shim_fail_allocations(0, 0);
+	end(&d, &c);
+}
+
+/* With what one read has got, which must be enough for all of them. */
+static void reads_go_on_with_little_memory(const struct shape *shape)
+{
 	struct clusters c;
 	struct disk d = {};
 
 	set_delays(&d);
 	begin(&d, &c, shape);
-	shim_fail_allocations(1, 1);
 	read_part(&d, &c, 0, 0, 10);
+	shim_fail_allocations(1, 1);
+	read_by_many(&d, &c);
+	expect_stocks(&d, 1, 1);
+	shim_fail_allocations(0, 0);
+	end(&d, &c);
+}
+
+/* A cluster is to be had, and then no memory to decompress in. */
+static void reads_go_on_without_a_job(const struct shape *shape)
+{
+	struct clusters c;
+	struct disk d = {};
+
+	set_delays(&d);
+	begin(&d, &c, shape);
+	/* What a cluster is, and its data. */
+	shim_fail_nth_allocation(2, 0);
+	read_by_many(&d, &c);
+	shim_fail_nth_allocation(U64_MAX, 0);
+	expect_stocks(&d, 1, 0);
+	read_all(&d, &c);
+	end(&d, &c);
+}
+
+/* While one waits for the file it has nothing that another one needs. */
+static void slow_rescue_stops_no_other_image(const struct shape *shape)
+{
+	struct disk upper = { .options.threads = 2 }, lower = {};
+	struct clusters c, other;
+	struct reader reader[1];
+	size_t bytes;
+	u64 offset;
+
+	begin(&upper, &c, shape);
+	begin(&lower, &other, shape);
+	range_of(&upper, c.word[0], &offset, &bytes);
+	memfile_hold(upper.filp, 1 << MEMFILE_READ, offset, offset + 1);
+	shim_fail_allocations(1, 1);
+	start_readers(reader, 1, &(struct reader){ .d = &upper, .c = &c },
+		      read_one);
+	wait_for(memfile_holds(upper.filp), "nobody reads");
+	read_all(&lower, &other);
+	expect_stocks(&lower, 0, 0);
+	memfile_release(upper.filp);
+	join_readers(reader, 1);
+	expect(!reader[0].error, "error %d", reader[0].error);
+	expect_stocks(&upper, 0, 0);
+	shim_fail_allocations(0, 0);
+	end(&upper, &c);
+	end(&lower, &other);
+}
+
+/* They take turns with the reserve. */
+static void two_images_are_rescued_at_once(const struct shape *shape)
+{
+	struct reader readers[2 * THREADS];
+	struct clusters c, other;
+	struct disk a = {}, b = {};
+
+	begin(&a, &c, shape);
+	begin(&b, &other, shape);
+	shim_fail_allocations(1, 1);
 	start_readers(readers, THREADS, &(struct reader){
-		      .d = &d, .c = &c, .count = 100 }, read_at_random);
-	join_readers(readers, THREADS);
-	expect(d.img->compress.clusters.nr == 1 && d.img->compress.jobs.nr == 1,
-	       "%u clusters, %u jobs", d.img->compress.clusters.nr,
-	       d.img->compress.jobs.nr);
+		      .d = &a, .c = &c, .count = 100 }, read_at_random);
+	start_readers(readers + THREADS, THREADS, &(struct reader){
+		      .d = &b, .c = &other, .count = 100 }, read_at_random);
+	join_readers(readers, 2 * THREADS);
+	expect_stocks(&a, 0, 0);
+	expect_stocks(&b, 0, 0);
+	shim_fail_allocations(0, 0);
+	end(&a, &c);
+	end(&b, &other);
+}
+
+static const struct shape small_shape =
+	SHAPE("zlib, 4 KiB", 3, 12, 1024 * K);
+
+/* Whoever comes last may need most, and the first one may stay longest. */
+static void reserve_is_enough_for_all_images(const struct shape *shape)
+{
+	struct disk small = {}, large = {};
+	struct clusters few, many;
+
+	begin(&small, &few, &small_shape);
+	begin(&large, &many, shape);
+	shim_fail_allocations(1, 1);
+	read_all(&large, &many);
+	read_all(&small, &few);
+	end(&small, &few);
+	read_all(&large, &many);
+	shim_fail_allocations(0, 0);
+	begin(&small, &few, &small_shape);
+	end(&large, &many);
+	shim_fail_allocations(1, 1);
+	read_all(&small, &few);
+	shim_fail_allocations(0, 0);
+	end(&small, &few);
+}
+
+/* The images that are there share it, and the last one takes it along. */
+static void reserve_is_there_once(const struct shape *shape)
+{
+	long long before = shim_live_bytes(), first, second;
+	struct disk a = {}, b = {};
+	struct clusters c, other;
+
+	begin(&a, &c, shape);
+	first = shim_live_bytes() - before;
+	begin(&b, &other, shape);
+	second = shim_live_bytes() - before - first;
+	expect(first - second > (long long)a.cluster,
+	       "the first image takes %lld bytes, and the second %lld", first,
+	       second);
+	end(&a, &c);
+	end(&b, &other);
+	rcu_barrier();
+	expect(shim_live_bytes() == before, "%lld bytes stay",
+	       shim_live_bytes() - before);
+}
+
+/* Errors of a rescue are those of other reads. */
+static void failed_rescue_is_an_error_of_its_cluster(const struct shape *shape)
+{
+	unsigned char bad[16], good[16], *file;
+	struct clusters c;
+	struct disk d = {};
+	size_t bytes;
+	u64 offset;
+
+	begin(&d, &c, shape);
+	range_of(&d, c.word[1], &offset, &bytes);
+	file = memfile_flatten(d.filp, &bytes);
+	memcpy(good, file + offset, sizeof(good));
+	free(file);
+	memset(bad, 0xff, sizeof(bad));
+	shim_fail_allocations(1, 1);
+	memfile_store(d.filp, offset, bad, sizeof(bad));
+	expect_error(&d, &c, 1);
+	memfile_store(d.filp, offset, good, sizeof(good));
+	memfile_fault(d.filp, &(struct memfile_fault){
+		      .ops = 1 << MEMFILE_READ, .error = -EIO });
+	expect_error(&d, &c, 1);
+	memfile_fault(d.filp, NULL);
+	read_all(&d, &c);
+	expect_stocks(&d, 0, 0);
 	shim_fail_allocations(0, 0);
 	end(&d, &c);
 }
@@ -500,22 +737,6 @@ static void system_gets_its_memory_back(const struct shape *shape)
 /*
  * What cannot be read.
  */
-
-static void expect_error(struct disk *d, struct clusters *c, unsigned int i)
-{
-	char where[64];
-	size_t bytes;
-	u64 offset;
-	int error;
-
-	shim_log_clear();
-	error = try_part(d, c, i, 0, 10);
-	expect(error == -EIO, "error %d", error);
-	range_of(d, c->word[i], &offset, &bytes);
-	snprintf(where, sizeof(where), "test: the compressed cluster at host offset 0x%llx",
-		 offset);
-	expect(strstr(shim_log(), where), "the log does not say: %s", where);
-}
 
 static void damaged_stream_is_an_error_of_its_cluster(const struct shape *shape)
 {
@@ -1005,6 +1226,15 @@ static const struct test_case cases[] = {
 	TEST_CASE(one_cluster_is_decompressed_once, two_shapes),
 	TEST_CASE(slow_cluster_stops_nobody, two_shapes),
 	TEST_CASE(reads_go_on_without_memory, shapes),
+	TEST_CASE(reads_without_memory_have_larger_blocks, direct_shapes),
+	TEST_CASE(all_notice_that_there_is_no_memory, two_shapes),
+	TEST_CASE(two_images_are_rescued_at_once, two_shapes),
+	TEST_CASE(reads_go_on_with_little_memory, shapes),
+	TEST_CASE(reads_go_on_without_a_job, direct_shapes),
+	TEST_CASE(slow_rescue_stops_no_other_image, two_shapes),
+	TEST_CASE(reserve_is_enough_for_all_images, direct_shapes),
+	TEST_CASE(reserve_is_there_once, two_shapes),
+	TEST_CASE(failed_rescue_is_an_error_of_its_cluster, two_shapes),
 	TEST_CASE(memory_comes_and_goes, shapes),
 	TEST_CASE(system_gets_its_memory_back, shapes),
 	TEST_CASE(damaged_stream_is_an_error_of_its_cluster, shapes),

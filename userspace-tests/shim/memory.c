@@ -3,6 +3,7 @@
  * Memory: what may fail can be made to fail, and is filled with garbage.
  */
 
+#include <linux/atomic.h>
 #include <linux/limits.h>
 #include <linux/mempool.h>
 #include <linux/slab.h>
@@ -98,7 +99,7 @@ static bool is_in_turn(void)
 	return true;
 }
 
-static bool shall_fail(gfp_t gfp)
+static bool is_chosen(gfp_t gfp)
 {
 	unsigned int one_in = __atomic_load_n(&fail_one_in, __ATOMIC_RELAXED);
 	struct shim_random r;
@@ -129,15 +130,27 @@ static void *fill(void *ptr, size_t bytes, gfp_t gfp)
 	return ptr;
 }
 
-static void check_gfp(gfp_t gfp)
+static bool shall_fail(gfp_t gfp)
 {
+	bool fails = is_chosen(gfp);
+
+	if (fails)
+		shim_stall();
+	return fails;
+}
+
+/* Of what cannot fail the kernel promises single pages only. */
+static void check_gfp(gfp_t gfp, size_t bytes)
+{
+	if ((gfp & __GFP_NOFAIL) && bytes > PAGE_SIZE)
+		shim_die("%zu bytes are wanted that cannot fail", bytes);
 	if (gfp & __GFP_DIRECT_RECLAIM)
 		might_sleep();
 }
 
 void *shim_alloc(size_t bytes, gfp_t gfp)
 {
-	check_gfp(gfp);
+	check_gfp(gfp, bytes);
 	if (shall_fail(gfp) || bytes > SIZE_MAX / 2)
 		return NULL;
 	return fill(malloc(bytes), bytes, gfp);
@@ -168,7 +181,7 @@ unsigned long shim_get_pages(gfp_t gfp, unsigned int order)
 {
 	size_t bytes = PAGE_SIZE << order;
 
-	check_gfp(gfp);
+	check_gfp(gfp, bytes);
 	if (shall_fail(gfp))
 		return 0;
 	return (unsigned long)fill(aligned_alloc(PAGE_SIZE, bytes), bytes, gfp);
@@ -178,7 +191,7 @@ void *__vmalloc(size_t bytes, gfp_t gfp)
 {
 	size_t whole = (bytes + PAGE_SIZE - 1) & PAGE_MASK;
 
-	check_gfp(gfp);
+	check_gfp(gfp, whole);
 	if (shall_fail(gfp))
 		return NULL;
 	return fill(aligned_alloc(PAGE_SIZE, whole), whole, gfp);
@@ -325,7 +338,7 @@ void *mempool_alloc(mempool_t *pool, gfp_t gfp)
 	bool may_wait = gfp & __GFP_DIRECT_RECLAIM;
 	void *element;
 
-	check_gfp(gfp);
+	check_gfp(gfp, 0);
 	element = pool->alloc(careful | __GFP_NORETRY | __GFP_NOWARN,
 			      pool->data);
 	if (!element)

@@ -88,7 +88,8 @@ void shim_point(void);
 
 /*
  * Calls @stall where a thread is about to exchange an atomic variable, or to use that
- * of a CPU: also in atomic context, so all that it may do is take its time.
+ * of a CPU, and before it hears that there is no memory: also in atomic context, so all
+ * that it may do is take its time.
  */
 void shim_set_stall(void (*stall)(void));
 

@@ -14,11 +14,28 @@
  *
  * That takes two sorts of memory, neither of which there is before the first
  * compressed cluster is read, for most images have none: clusters, and jobs
- * (room for a stream, and what the codec works in).  The first one of each is
- * waited for, and stays as long as the image is open.  From then on a read needs
- * no memory to proceed: without it, it waits for one of those that there are,
- * and whoever has one waits for nothing but I/O.  Clusters are reused when there
- * are enough of them, the coldest first; the system may ask for all but one.
+ * (room for a stream, and what the codec works in).  No allocation of these is
+ * one that may not fail, for the system may need this read to get memory.
+ * Without memory a read waits for one of those that there are, and whoever has
+ * one waits for nothing but I/O.  Clusters are reused when there are enough of
+ * them, the coldest first; the system may ask for all but one.
+ *
+ * When there is none at all, the read is a rescue.  Rescues of an image go one
+ * after the other:
+ *
+ * 1. the stream is read into single pages of the image's own, which the first
+ *    rescue has made and which stay.  These may not fail: they are pages, as
+ *    many as a stream takes and no more, for an image once.
+ * 2. it is copied to the reserve (reserve.c) and decompressed there.  The reserve
+ *    is one for all images, and so small that it is always there.
+ *
+ * Each of the two ends by itself.  In 1 an image holds nothing that another one
+ * waits for, so it does not matter if its file lies on that one's device, which
+ * may need a rescue to read it.  In 2 the reserve is held, but there is no I/O
+ * and no allocation.  If the reserve was held while a stream is read, the upper
+ * one of two stacked images would wait for the lower one, and that for the
+ * reserve.  Nothing of a rescue is kept for other reads, and each read tries
+ * first to get memory.
  *
  * A cluster is found by its L2 entry, without the flags.  The entry may come to
  * mean other bytes when its host clusters were freed, so whoever frees them
@@ -41,6 +58,7 @@
 #include <linux/math.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/printk.h>
 #include <linux/ratelimit.h>
 #include <linux/shrinker.h>
@@ -60,11 +78,12 @@
 #define JOBS_PER_CPU	2U
 
 /*
- * With no memory to be had easily, one rather waits for what there is; but
- * without the first ones there is nothing to wait for.
+ * With no memory to be had easily, one rather waits for what there is, or is
+ * content with a rescue.  Only that needs memory that cannot fail, and only
+ * single pages of it.
  */
 #define GFP_MORE	(GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN)
-#define GFP_FIRST	(GFP_NOIO | __GFP_NOFAIL)
+#define GFP_RESCUE	(GFP_NOIO | __GFP_NOFAIL)
 
 /**
  * struct cluster - a decompressed cluster, or one that is about to be
@@ -128,16 +147,17 @@ static void free_job(struct job *job)
 	kfree(job);
 }
 
-static struct job *alloc_job(struct qcow2_image *img, gfp_t gfp)
+static struct job *alloc_job(struct qcow2_image *img)
 {
 	unsigned int i, pages = stream_pages(img);
-	struct job *job = kzalloc_obj(*job, gfp);
+	struct job *job = kzalloc_obj(*job, GFP_MORE);
 
 	if (!job)
 		return NULL;
-	job->stream = __vmalloc(pages * PAGE_SIZE, gfp);
-	job->bv = kvmalloc_array(pages, sizeof(*job->bv), gfp);
-	job->workspace = kvmalloc(img->compress.codec->workspace_bytes(), gfp);
+	job->stream = __vmalloc(pages * PAGE_SIZE, GFP_MORE);
+	job->bv = kvmalloc_array(pages, sizeof(*job->bv), GFP_MORE);
+	job->workspace = kvmalloc(img->compress.codec->workspace_bytes(),
+				  GFP_MORE);
 	if (!job->stream || !job->bv || !job->workspace) {
 		free_job(job);
 		return NULL;
@@ -155,13 +175,13 @@ static void free_cluster(struct cluster *cluster)
 	kfree(cluster);
 }
 
-static struct cluster *alloc_cluster(struct qcow2_image *img, gfp_t gfp)
+static struct cluster *alloc_cluster(struct qcow2_image *img)
 {
-	struct cluster *cluster = kzalloc_obj(*cluster, gfp);
+	struct cluster *cluster = kzalloc_obj(*cluster, GFP_MORE);
 
 	if (!cluster)
 		return NULL;
-	cluster->data = kvmalloc(img->geo.cluster_bytes, gfp);
+	cluster->data = kvmalloc(img->geo.cluster_bytes, GFP_MORE);
 	if (!cluster->data) {
 		kfree(cluster);
 		return NULL;
@@ -174,7 +194,8 @@ static struct cluster *alloc_cluster(struct qcow2_image *img, gfp_t gfp)
 
 /*
  * A stock: all jobs of an image, or all its clusters.  Its users take what is
- * idle, make another one while there are not too many, or wait.
+ * idle, make another one while there are not too many, or wait; if there is none
+ * and none can be made, they do without.
  */
 
 static void stock_init(struct qcow2_stock *stock, unsigned int max)
@@ -189,19 +210,28 @@ static bool stock_has_room(const struct qcow2_stock *stock)
 	return stock->nr < stock->max;
 }
 
-/* The caller will make one; how hard to try. */
-static gfp_t stock_begin(struct qcow2_compress *comp, struct qcow2_stock *stock)
+/* The caller will make one. */
+static void stock_begin(struct qcow2_compress *comp, struct qcow2_stock *stock)
 {
 	lockdep_assert_held(&comp->lock);
 	WRITE_ONCE(stock->nr, stock->nr + 1);
-	return stock->nr == 1 ? GFP_FIRST : GFP_MORE;
 }
 
-/* It could not be made, or is no more. */
+/*
+ * It could not be made, or is no more.  When it was the only one, those who wait
+ * for it wait for nothing.
+ */
 static void stock_remove(struct qcow2_compress *comp, struct qcow2_stock *stock)
 {
 	lockdep_assert_held(&comp->lock);
 	WRITE_ONCE(stock->nr, stock->nr - 1);
+	if (!stock->nr)
+		wake_up_all(&stock->wait);
+}
+
+static bool stock_is_empty(const struct qcow2_stock *stock)
+{
+	return !READ_ONCE(stock->nr);
 }
 
 static struct list_head *stock_take(struct qcow2_compress *comp,
@@ -231,13 +261,13 @@ static void stock_give(struct qcow2_compress *comp, struct qcow2_stock *stock,
 }
 
 /*
- * Until one is idle, or the first has to be made again.  Whoever was woken and
+ * Until one is idle, or the only one could not be made.  Whoever was woken and
  * does not take what is idle has to pass it on.
  */
 static void stock_wait(struct qcow2_stock *stock)
 {
 	wait_event_idle_exclusive(stock->wait, READ_ONCE(stock->nr_idle) ||
-				  !READ_ONCE(stock->nr));
+				  stock_is_empty(stock));
 }
 
 static void stock_pass_on(struct qcow2_stock *stock)
@@ -250,36 +280,45 @@ static void stock_pass_on(struct qcow2_stock *stock)
  * Jobs.
  */
 
-static struct job *take_job(struct qcow2_compress *comp, gfp_t *gfp)
+static struct job *take_job(struct qcow2_compress *comp, bool *make)
 {
 	struct list_head *idle;
 
-	*gfp = 0;
 	spin_lock(&comp->lock);
 	idle = stock_take(comp, &comp->jobs);
-	if (!idle && stock_has_room(&comp->jobs))
-		*gfp = stock_begin(comp, &comp->jobs);
+	*make = !idle && stock_has_room(&comp->jobs);
+	if (*make)
+		stock_begin(comp, &comp->jobs);
 	spin_unlock(&comp->lock);
 	return idle ? list_entry(idle, struct job, idle) : NULL;
 }
 
+static struct job *make_job(struct qcow2_image *img)
+{
+	struct qcow2_compress *comp = &img->compress;
+	struct job *job = alloc_job(img);
+
+	if (job)
+		return job;
+	spin_lock(&comp->lock);
+	stock_remove(comp, &comp->jobs);
+	spin_unlock(&comp->lock);
+	return NULL;
+}
+
+/* NULL if there is none and none can be made. */
 static struct job *get_job(struct qcow2_image *img)
 {
 	struct qcow2_compress *comp = &img->compress;
 	struct job *job;
-	gfp_t gfp;
+	bool make;
 
 	for (;;) {
-		job = take_job(comp, &gfp);
-		if (!job && gfp)
-			job = alloc_job(img, gfp);
-		if (job)
+		job = take_job(comp, &make);
+		if (make)
+			job = make_job(img);
+		if (job || (make && stock_is_empty(&comp->jobs)))
 			return job;
-		if (gfp) {
-			spin_lock(&comp->lock);
-			stock_remove(comp, &comp->jobs);
-			spin_unlock(&comp->lock);
-		}
 		stock_wait(&comp->jobs);
 	}
 }
@@ -337,13 +376,13 @@ static void insert_cluster(struct qcow2_compress *comp, struct cluster *cluster,
  * @word: its L2 entry, without flags
  * @fresh: memory for it, of which the stock knows, or NULL
  * @mine: the caller has to load it
- * @gfp: if there is no cluster to be had: how to make one, 0 for not at all
+ * @make: there is no cluster to be had, but the caller may make one
  */
 struct wanted {
 	u64 word;
 	struct cluster *fresh;
 	bool mine;
-	gfp_t gfp;
+	bool make;
 };
 
 /* The cluster, or memory for it, if it is there. */
@@ -354,7 +393,7 @@ static struct cluster *take_cluster(struct qcow2_compress *comp,
 	struct cluster *cluster;
 
 	lockdep_assert_held(&comp->lock);
-	wanted->gfp = 0;
+	wanted->make = false;
 	cluster = find_cluster(comp, wanted->word);
 	if (cluster)
 		return cluster;
@@ -362,8 +401,9 @@ static struct cluster *take_cluster(struct qcow2_compress *comp,
 		cluster = wanted->fresh;
 		wanted->fresh = NULL;
 	} else {
-		if (make && stock_has_room(&comp->clusters))
-			wanted->gfp = stock_begin(comp, &comp->clusters);
+		wanted->make = make && stock_has_room(&comp->clusters);
+		if (wanted->make)
+			stock_begin(comp, &comp->clusters);
 		else
 			idle = stock_take(comp, &comp->clusters);
 		if (!idle)
@@ -385,9 +425,9 @@ static struct cluster *try_cluster(struct qcow2_image *img,
 	spin_lock(&comp->lock);
 	cluster = take_cluster(comp, wanted, true);
 	spin_unlock(&comp->lock);
-	if (!wanted->gfp)
+	if (!wanted->make)
 		return cluster;
-	wanted->fresh = alloc_cluster(img, wanted->gfp);
+	wanted->fresh = alloc_cluster(img);
 	spin_lock(&comp->lock);
 	if (!wanted->fresh)
 		stock_remove(comp, &comp->clusters);
@@ -399,6 +439,7 @@ static struct cluster *try_cluster(struct qcow2_image *img,
 	return cluster;
 }
 
+/* NULL if there is none and none can be made. */
 static struct cluster *get_cluster(struct qcow2_image *img, u64 word,
 				   bool *mine)
 {
@@ -407,7 +448,7 @@ static struct cluster *get_cluster(struct qcow2_image *img, u64 word,
 	struct cluster *cluster;
 
 	cluster = try_cluster(img, &wanted);
-	while (!cluster) {
+	while (!cluster && !stock_is_empty(stock)) {
 		stock_wait(stock);
 		cluster = try_cluster(img, &wanted);
 		/* Another one may have made it meanwhile. */
@@ -439,41 +480,174 @@ static int cannot_read(struct qcow2_image *img, u64 offset, u32 bytes,
 	return -EIO;
 }
 
-/* Reads the blocks with @bytes bytes at @offset, which begin at *@stream then. */
-static int read_stream(struct qcow2_image *img, struct job *job, u64 offset,
-		       u32 bytes, void **stream)
+/**
+ * struct place - where a stream is, and what of the file is read for it
+ * @offset: host offset of the stream
+ * @bytes: length of the stream, or more
+ * @start: host offset of the first block that it is in
+ * @length: of the blocks
+ */
+struct place {
+	u64 offset;
+	u32 bytes;
+	u64 start;
+	size_t length;
+};
+
+static int find_stream(struct qcow2_image *img, u64 word, struct place *place)
 {
 	u32 align = qcow2_file_align(img->file);
-	u64 start = round_down(offset, (u64)align);
-	size_t length = round_up(offset + bytes, (u64)align) - start;
-	struct iov_iter iter;
-
-	*stream = job->stream + (offset - start);
-	iov_iter_bvec(&iter, ITER_DEST, job->bv,
-		      DIV_ROUND_UP(length, PAGE_SIZE), length);
-	return qcow2_file_rw(img->file, false, start, &iter);
-}
-
-static int decompress(struct qcow2_image *img, struct job *job, u64 word,
-		      void *data)
-{
-	const struct qcow2_codec *codec = img->compress.codec;
-	void *stream;
 	u64 offset;
 	u32 bytes;
 
 	qcow2_compressed_range(&img->geo, word, &offset, &bytes);
 	bytes = min(bytes, max_stream_bytes(&img->geo));
+	place->offset = offset;
+	place->bytes = bytes;
+	place->start = round_down(offset, (u64)align);
+	place->length = round_up(offset + bytes, (u64)align) - place->start;
 	if (offset >= qcow2_file_bytes(img->file))
 		return cannot_read(img, offset, bytes,
 				   "it lies behind the end of the file");
-	if (read_stream(img, job, offset, bytes, &stream))
-		return cannot_read(img, offset, bytes, "I/O error");
-	if (codec->decompress(job->workspace, stream, bytes, data,
+	return 0;
+}
+
+static void iter_of(struct iov_iter *iter, unsigned int direction,
+		    const struct bio_vec *bv, const struct place *place)
+{
+	iov_iter_bvec(iter, direction, bv,
+		      DIV_ROUND_UP(place->length, PAGE_SIZE), place->length);
+}
+
+static int read_stream(struct qcow2_image *img, const struct bio_vec *bv,
+		       const struct place *place)
+{
+	struct iov_iter iter;
+
+	iter_of(&iter, ITER_DEST, bv, place);
+	if (qcow2_file_rw(img->file, false, place->start, &iter))
+		return cannot_read(img, place->offset, place->bytes,
+				   "I/O error");
+	return 0;
+}
+
+/* @stream begins with the first block. */
+static int run_codec(struct qcow2_image *img, void *workspace,
+		     const void *stream, const struct place *place, void *data)
+{
+	const struct qcow2_codec *codec = img->compress.codec;
+	u32 into = place->offset - place->start;
+
+	if (codec->decompress(workspace, stream + into, place->bytes, data,
 			      img->geo.cluster_bytes))
-		return cannot_read(img, offset, bytes,
+		return cannot_read(img, place->offset, place->bytes,
 				   "it is damaged, which 'qemu-img check' does not see; restore it or overwrite all of it");
 	return 0;
+}
+
+static int decompress(struct qcow2_image *img, struct job *job, u64 word,
+		      void *data)
+{
+	struct place place;
+	int ret;
+
+	ret = find_stream(img, word, &place);
+	ret = ret ?: read_stream(img, job->bv, &place);
+	return ret ?: run_codec(img, job->workspace, job->stream, &place, data);
+}
+
+static void count_load(struct qcow2_compress *comp)
+{
+	lockdep_assert_held(&comp->lock);
+	WRITE_ONCE(comp->loads, comp->loads + 1);
+}
+
+/*
+ * Rescues: reading without memory.
+ */
+
+/**
+ * struct aim - what a rescue is for
+ * @data: memory for all of the cluster, or NULL
+ * @into: without it: first byte that is wanted
+ * @to: where that and what follows go
+ */
+struct aim {
+	void *data;
+	u32 into;
+	struct iov_iter *to;
+};
+
+/* As many pages as the place needs; those that are there stay for the next. */
+static void make_rescue_pages(struct qcow2_compress *comp,
+			      const struct place *place)
+{
+	size_t i;
+
+	lockdep_assert_held(&comp->rescue_lock);
+	for (i = 0; i < DIV_ROUND_UP(place->length, PAGE_SIZE); i++)
+		if (!comp->rescue[i].bv_page)
+			bvec_set_page(&comp->rescue[i], alloc_page(GFP_RESCUE),
+				      PAGE_SIZE, 0);
+}
+
+/* With the reserve: no I/O, no allocation. */
+static int fill_aim(struct qcow2_image *img, const struct qcow2_reserve *reserve,
+		    const struct place *place, const struct aim *aim)
+{
+	struct qcow2_compress *comp = &img->compress;
+	void *data = aim->data ?: reserve->cluster;
+	struct iov_iter iter;
+	size_t bytes;
+	int ret;
+
+	lockdep_assert_held(&comp->rescue_lock);
+	iter_of(&iter, ITER_SOURCE, comp->rescue, place);
+	if (copy_from_iter(reserve->stream, place->length, &iter) !=
+	    place->length)
+		return -EIO;
+	ret = run_codec(img, reserve->workspace, reserve->stream, place, data);
+	if (ret || aim->data)
+		return ret;
+	bytes = iov_iter_count(aim->to);
+	return copy_to_iter(data + aim->into, bytes, aim->to) == bytes ?
+		0 : -EIO;
+}
+
+static int rescue(struct qcow2_image *img, u64 word, const struct aim *aim)
+{
+	struct qcow2_compress *comp = &img->compress;
+	const struct qcow2_reserve *reserve;
+	struct place place;
+	int ret;
+
+	mutex_lock(&comp->rescue_lock);
+	ret = find_stream(img, word, &place);
+	if (ret)
+		goto out;
+	make_rescue_pages(comp, &place);
+	ret = read_stream(img, comp->rescue, &place);
+	if (ret)
+		goto out;
+	reserve = qcow2_reserve_begin();
+	ret = fill_aim(img, reserve, &place, aim);
+	qcow2_reserve_end();
+out:
+	mutex_unlock(&comp->rescue_lock);
+	return ret;
+}
+
+/* There is no cluster to be had. */
+static int rescue_read(struct qcow2_image *img, u64 word, u32 into,
+		       struct iov_iter *to)
+{
+	struct qcow2_compress *comp = &img->compress;
+	int ret = rescue(img, word, &(struct aim){ .into = into, .to = to });
+
+	spin_lock(&comp->lock);
+	count_load(comp);
+	spin_unlock(&comp->lock);
+	return ret;
 }
 
 static void load(struct qcow2_image *img, struct cluster *cluster)
@@ -482,14 +656,19 @@ static void load(struct qcow2_image *img, struct cluster *cluster)
 	struct job *job = get_job(img);
 	int error;
 
-	error = decompress(img, job, cluster->word, cluster->data);
-	put_job(comp, job);
+	if (job) {
+		error = decompress(img, job, cluster->word, cluster->data);
+		put_job(comp, job);
+	} else {
+		error = rescue(img, cluster->word,
+			       &(struct aim){ .data = cluster->data });
+	}
 	spin_lock(&comp->lock);
 	cluster->error = error;
 	/* The next one to come shall try again. */
 	if (error)
 		list_del_init(&cluster->hash);
-	WRITE_ONCE(comp->loads, comp->loads + 1);
+	count_load(comp);
 	spin_unlock(&comp->lock);
 	complete_all(&cluster->loaded);
 }
@@ -519,8 +698,10 @@ int qcow2_compressed_read(struct qcow2_image *img, u64 word, u32 into,
 	if (WARN_ON_ONCE(into > img->geo.cluster_bytes ||
 			 bytes > img->geo.cluster_bytes - into))
 		return -EIO;
-	cluster = get_cluster(img, word & ~(QCOW2_OFLAG_COPIED |
-					    QCOW2_OFLAG_COMPRESSED), &mine);
+	word &= ~(QCOW2_OFLAG_COPIED | QCOW2_OFLAG_COMPRESSED);
+	cluster = get_cluster(img, word, &mine);
+	if (!cluster)
+		return rescue_read(img, word, into, to);
 	if (mine)
 		load(img, cluster);
 	wait_for_completion(&cluster->loaded);
@@ -663,6 +844,39 @@ static unsigned long drop_idle(struct shrinker *shrinker,
 	return dropped ?: SHRINK_STOP;
 }
 
+/* What a rescue needs and cannot get when it needs it. */
+static int prepare_rescue(struct qcow2_image *img)
+{
+	const struct qcow2_reserve wanted = {
+		.stream_bytes = stream_pages(img) * PAGE_SIZE,
+		.workspace_bytes = img->compress.codec->workspace_bytes(),
+		.cluster_bytes = img->geo.cluster_bytes,
+	};
+	struct qcow2_compress *comp = &img->compress;
+
+	mutex_init(&comp->rescue_lock);
+	comp->rescue = kvcalloc(stream_pages(img), sizeof(*comp->rescue),
+				GFP_KERNEL);
+	if (!comp->rescue || qcow2_reserve_get(&wanted))
+		return -ENOMEM;
+	comp->reserved = true;
+	return 0;
+}
+
+static void exit_rescue(struct qcow2_image *img)
+{
+	struct qcow2_compress *comp = &img->compress;
+	unsigned int i;
+
+	if (comp->reserved)
+		qcow2_reserve_put();
+	for (i = 0; comp->rescue && i < stream_pages(img); i++)
+		if (comp->rescue[i].bv_page)
+			__free_page(comp->rescue[i].bv_page);
+	kvfree(comp->rescue);
+	mutex_destroy(&comp->rescue_lock);
+}
+
 static int add_shrinker(struct qcow2_image *img)
 {
 	struct shrinker *shrinker = shrinker_alloc(0, "qcow2-%s-compressed",
@@ -699,7 +913,7 @@ int qcow2_compress_init(struct qcow2_image *img)
 				    JOBS_PER_CPU * num_online_cpus()));
 	for (i = 0; i < QCOW2_COMPRESS_BUCKETS; i++)
 		INIT_LIST_HEAD(&comp->buckets[i]);
-	return add_shrinker(img);
+	return prepare_rescue(img) ?: add_shrinker(img);
 }
 
 /**
@@ -718,4 +932,5 @@ void qcow2_compress_exit(struct qcow2_image *img)
 		free_cluster(cluster);
 	list_for_each_entry_safe(job, next_job, &comp->jobs.idle, idle)
 		free_job(job);
+	exit_rescue(img);
 }

@@ -266,7 +266,8 @@ struct qcow2_cache {
  * struct qcow2_stock - objects that are made when needed, up to a limit
  * @idle: those that nobody uses; the first one is the next to be taken
  * @nr_idle: length of @idle; READ_ONCE
- * @nr: all that there are, or are being made; READ_ONCE
+ * @nr: all that there are, or are being made; 0 again if none could be made.
+ *	READ_ONCE
  * @max: no more than this
  * @wait: for something idle; one waiter is woken for each
  */
@@ -324,6 +325,10 @@ struct qcow2_codec;
  * @jobs: what is needed to decompress one
  * @loads: clusters that were ever read from the file; READ_ONCE
  * @shrinker: by which the system asks for memory back
+ * @rescue_lock: one at a time reads without memory; held across I/O
+ * @rescue: pages for its stream, made when they are needed first, and kept; under
+ *	@rescue_lock
+ * @reserved: qcow2_reserve_put() is due
  */
 struct qcow2_compress {
 	const struct qcow2_codec *codec;
@@ -333,7 +338,35 @@ struct qcow2_compress {
 	struct qcow2_stock jobs;
 	u64 loads;
 	struct shrinker *shrinker;
+	struct mutex rescue_lock;
+	struct bio_vec *rescue;
+	bool reserved;
 };
+
+/* ---- reserve.c: for all images ---- */
+
+/**
+ * struct qcow2_reserve - memory to decompress one cluster in
+ * @stream: the stream, with the whole blocks that it lies in
+ * @stream_bytes: room for it
+ * @workspace: for the codec
+ * @workspace_bytes: its size
+ * @cluster: the cluster
+ * @cluster_bytes: room for it
+ */
+struct qcow2_reserve {
+	void *stream;
+	size_t stream_bytes;
+	void *workspace;
+	size_t workspace_bytes;
+	void *cluster;
+	size_t cluster_bytes;
+};
+
+int qcow2_reserve_get(const struct qcow2_reserve *wanted);
+void qcow2_reserve_put(void);
+const struct qcow2_reserve *qcow2_reserve_begin(void);
+void qcow2_reserve_end(void);
 
 /* ---- overlap.c: where metadata lies ---- */
 
@@ -669,6 +702,10 @@ struct qcow2_stream {
  *	  |
  *	cache.lock	spinlock, LRU only
  *	compress.lock	spinlock, likewise
+ *
+ * Who reads a compressed cluster without memory holds compress.rescue_lock across
+ * that I/O, and none of the locks above; inside it the reserve's lock (reserve.c),
+ * under which is no I/O.
  *
  * Whoever does I/O may take the file's ahead_lock (file.c) on the way, so that is
  * inside grow_lock and commit_lock too, and outside the file system's locks.
