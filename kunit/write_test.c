@@ -367,6 +367,16 @@ static void launch(struct write_test *wt, struct qcow2_l2_meta *meta)
 	mutex_unlock(&img->meta_lock);
 }
 
+static void land(struct write_test *wt, struct qcow2_l2_meta *meta)
+{
+	struct qcow2_image *img = wt->ti->img;
+	LIST_HEAD(waiters);
+
+	mutex_lock(&img->meta_lock);
+	qcow2_land_meta(img, meta, &waiters);
+	mutex_unlock(&img->meta_lock);
+}
+
 static void dependencies(struct kunit *test)
 {
 	const struct dependency_row *row = test->param_value;
@@ -707,7 +717,7 @@ static void new_cluster_gets_all_data_of_the_old(struct kunit *test)
 				    "old bitmap 0x%llx, %u bytes at %u",
 				    old.bitmap, bytes, offset);
 
-		list_del(&wt->spare.link);
+		land(wt, &wt->spare);
 		qcow2_slice_put(wt->l2);
 		wt->pass.spare = &wt->spare;
 		wt->pass.meta = NULL;
