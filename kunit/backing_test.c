@@ -107,8 +107,10 @@ static void set_entry(struct kunit *test, struct stack *st, u32 index, u64 word)
 			   test_cluster_offset(ti, TEST_L2));
 
 	mutex_lock(&ti->img->meta_lock);
-	qcow2_set_l2_entry(&ti->img->geo, slice, index,
-			   (struct qcow2_l2_entry){ .word = word });
+	KUNIT_EXPECT_EQ(test, 0,
+			qcow2_set_l2_entry(&ti->img->geo, slice, index,
+					   (struct qcow2_l2_entry){
+						.word = word }));
 	mutex_unlock(&ti->img->meta_lock);
 }
 

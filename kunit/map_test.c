@@ -366,7 +366,7 @@ static void expect_entry_at(struct kunit *test,
 	void *data = slice->data;
 
 	memset(data, 0xa5, PAGE_SIZE);
-	qcow2_set_l2_entry(geo, slice, index, want);
+	KUNIT_EXPECT_EQ(test, 0, qcow2_set_l2_entry(geo, slice, index, want));
 	KUNIT_EXPECT_EQ(test, want.word, get_unaligned_be64(data + pos));
 	if (qcow2_has_extl2(geo))
 		KUNIT_EXPECT_EQ(test, want.bitmap,

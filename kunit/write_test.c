@@ -90,7 +90,8 @@ static void set_entries(struct write_test *wt, u32 index,
 	u32 i;
 
 	for (i = 0; i < nr && index + i < per_slice; i++)
-		qcow2_set_l2_entry(geo_of(wt), wt->l2, index + i, entries[i]);
+		WARN_ON(qcow2_set_l2_entry(geo_of(wt), wt->l2, index + i,
+					   entries[i]));
 }
 
 /* Makes the pass one that has to go on at host offset @at, unless that is 0. */
@@ -603,8 +604,8 @@ static void calculate(struct write_test *wt, u64 host_offset, u64 guest_offset,
 		      u64 bytes, bool keep_old)
 {
 	mutex_lock(&wt->ti->img->meta_lock);
-	calculate_l2_meta(&wt->pass, wt->l2, host_offset, guest_offset, bytes,
-			  keep_old);
+	WARN_ON(calculate_l2_meta(&wt->pass, wt->l2, host_offset, guest_offset,
+				  bytes, keep_old));
 	mutex_unlock(&wt->ti->img->meta_lock);
 }
 

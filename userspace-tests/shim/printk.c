@@ -186,6 +186,11 @@ unsigned int shim_warnings(void)
 	return __atomic_load_n(&nr_warnings, __ATOMIC_RELAXED);
 }
 
+void shim_forget_warnings(void)
+{
+	__atomic_store_n(&nr_warnings, 0, __ATOMIC_RELAXED);
+}
+
 bool shim_warn(bool condition, const char *what, const char *file, int line)
 {
 	if (!condition)

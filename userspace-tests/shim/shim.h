@@ -52,6 +52,8 @@ void shim_log_clear(void);
 /* With false a WARN is counted and logged, and the test goes on. */
 void shim_warn_aborts(bool on);
 unsigned int shim_warnings(void);
+/* Those so far were wanted. */
+void shim_forget_warnings(void);
 
 /* Ends the process with a message; for misuse of what the shim provides. */
 void shim_die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));

@@ -264,6 +264,7 @@ static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
 	struct qcow2_l2_entry old = qcow2_get_l2_entry(geo, slice, index);
 	struct qcow2_zeroing z = zeroing_of(geo, start, step->offset, step->end);
 	struct qcow2_l2_entry new;
+	int ret;
 
 	if (qcow2_vet_l2_entry(step->img, old, start))
 		return -EUCLEAN;
@@ -278,13 +279,15 @@ static int zero_cluster(struct step *step, struct qcow2_slice *slice, u64 start)
 	if (check_old_clusters(step->img, old.word))
 		return -EUCLEAN;
 	if (!(new.word & QCOW2_OFFSET_MASK)) {
-		int ret = qcow2_check_entry_counted(step->img, old.word,
-						    &step->pass.need);
-
+		ret = qcow2_check_entry_counted(step->img, old.word,
+						&step->pass.need);
 		if (ret)
 			return ret;
 	}
-	qcow2_set_l2_entry(geo, slice, index, new);
+	ret = qcow2_set_l2_entry(geo, slice, index, new);
+	if (ret)
+		return qcow2_image_fail(step->img, ret,
+					"cannot set L2 entry %u", index);
 	qcow2_slice_mark_dirty(step->img, slice);
 	give_back(step, start, old.word, new.word, &z);
 	return 0;

@@ -7,6 +7,7 @@
 #define _QCOW2_IMAGE_H
 
 #include <linux/atomic.h>
+#include <linux/bug.h>
 #include <linux/cache.h>
 #include <linux/completion.h>
 #include <linux/list.h>
@@ -863,6 +864,18 @@ void qcow2_image_watch(struct qcow2_image *img, void (*watch)(void *data),
 		       void *data);
 __printf(3, 4)
 int qcow2_image_fail(struct qcow2_image *img, int error, const char *fmt, ...);
+/**
+ * qcow2_assert() - fail the image, not the kernel, if there is a bug of ours
+ * @img: the image
+ * @condition: what must be so, whatever the image and the guest do
+ *
+ * Context: any.
+ * Return: 0; -EIO if it is not so.
+ */
+#define qcow2_assert(img, condition)					\
+	(WARN_ON_ONCE(!(condition)) ?					\
+	 qcow2_image_fail(img, -EIO, "a bug: not so: %s", #condition) : 0)
+
 int qcow2_flush_file(struct qcow2_image *img);
 int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
 			u32 bytes);
@@ -1120,9 +1133,9 @@ u64 qcow2_to_slice_end(const struct qcow2_geometry *geo, u64 guest_offset);
 struct qcow2_l2_entry qcow2_get_l2_entry(const struct qcow2_geometry *geo,
 					 const struct qcow2_slice *slice,
 					 u32 index);
-void qcow2_set_l2_entry(const struct qcow2_geometry *geo,
-			struct qcow2_slice *slice, u32 index,
-			struct qcow2_l2_entry entry);
+int __must_check qcow2_set_l2_entry(const struct qcow2_geometry *geo,
+				    struct qcow2_slice *slice, u32 index,
+				    struct qcow2_l2_entry entry);
 enum qcow2_cluster_type
 qcow2_get_cluster_type(const struct qcow2_geometry *geo, u64 word);
 enum qcow2_subcluster_type

@@ -149,23 +149,24 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_get_l2_entry);
  * qcow2_set_l2_entry() - write an entry
  * @geo: geometry
  * @slice: L2 slice
- * @index: index in the slice; nothing happens if it is not there, which is a
- *	bug of ours
+ * @index: index in the slice
  * @entry: the entry
  *
  * Context: meta_lock held.  The caller marks the slice dirty.
+ * Return: 0; -EIO if @index is not in the slice, which is a bug of ours: nothing
+ * has changed then, so the caller gives up nothing that the entry refers to.
  */
-void qcow2_set_l2_entry(const struct qcow2_geometry *geo,
-			struct qcow2_slice *slice, u32 index,
-			struct qcow2_l2_entry entry)
+int qcow2_set_l2_entry(const struct qcow2_geometry *geo,
+		       struct qcow2_slice *slice, u32 index,
+		       struct qcow2_l2_entry entry)
 {
 	__be64 *words = slice->data + index * geo->l2_entry_words;
 
 	if (WARN_ON_ONCE(index >> geo->l2_slice_bits))
-		return;
+		return -EIO;
 	if (!qcow2_has_extl2(geo)) {
 		WRITE_ONCE(words[0], cpu_to_be64(entry.word));
-		return;
+		return 0;
 	}
 	preempt_disable();
 	write_seqcount_begin(&slice->seq);
@@ -173,6 +174,7 @@ void qcow2_set_l2_entry(const struct qcow2_geometry *geo,
 	WRITE_ONCE(words[1], cpu_to_be64(entry.bitmap));
 	write_seqcount_end(&slice->seq);
 	preempt_enable();
+	return 0;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_set_l2_entry);
 

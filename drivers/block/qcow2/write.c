@@ -415,28 +415,33 @@ static u32 cow_end_to(const struct qcow2_geometry *geo,
  *
  * QEMU: calculate_l2_meta().  In place and all NORMAL there is nothing to
  * change and nothing to put on record.  The caller has made sure that the run
- * lies in the slice and that there is a spare meta if one is needed.
+ * lies in the slice and that there is a spare meta if one is needed; the former is
+ * asserted here, for all who use the meta's entries.
  *
  * Context: meta_lock held.
+ * Return: 0; -EIO if the run is not in the slice, with nothing on record.
  */
-VISIBLE_IF_KUNIT void calculate_l2_meta(struct qcow2_pass *pass,
-					struct qcow2_slice *slice,
-					u64 host_offset, u64 guest_offset,
-					u64 bytes, bool keep_old)
+VISIBLE_IF_KUNIT int calculate_l2_meta(struct qcow2_pass *pass,
+				       struct qcow2_slice *slice,
+				       u64 host_offset, u64 guest_offset,
+				       u64 bytes, bool keep_old)
 {
 	const struct qcow2_geometry *geo = &pass->img->geo;
 	u32 index = qcow2_l2_slice_index(geo, guest_offset);
 	u32 start = qcow2_into_cluster(geo, guest_offset);
 	u32 end = start + bytes;
-	u32 nb_clusters = qcow2_clusters_of(geo, end);
+	u64 nb_clusters = qcow2_clusters_of(geo, start + bytes);
 	u32 last = (nb_clusters - 1) << geo->cluster_bits;
 	u64 first = qcow2_cluster_start(geo, guest_offset);
 	struct qcow2_l2_meta *meta = pass->spare;
 	u32 from, to;
+	int ret;
 
 	lockdep_assert_held(&pass->img->meta_lock);
-	if (keep_old && all_normal(geo, slice, guest_offset, bytes))
-		return;
+	ret = qcow2_assert(pass->img, bytes && index + nb_clusters <=
+				      BIT(geo->l2_slice_bits));
+	if (ret || (keep_old && all_normal(geo, slice, guest_offset, bytes)))
+		return ret;
 	from = cow_start_from(geo, qcow2_get_l2_entry(geo, slice, index),
 			      start, keep_old);
 	to = last + cow_end_to(geo,
@@ -460,6 +465,7 @@ VISIBLE_IF_KUNIT void calculate_l2_meta(struct qcow2_pass *pass,
 	qcow2_launch_meta(pass->img, meta);
 	pass->spare = NULL;
 	pass->meta = meta;
+	return 0;
 }
 EXPORT_SYMBOL_IF_KUNIT(calculate_l2_meta);
 
@@ -504,7 +510,7 @@ static u32 clusters_in_slice(const struct qcow2_geometry *geo, u64 guest_offset,
  * Return: 1 if the run is taken; 0 if the first cluster is not of that kind
  * (*@bytes is unchanged then) or not where the pass must go on (*@bytes is 0);
  * -EAGAIN if entries would change and too many slices are dirty; -EUCLEAN if it is
- * metadata.
+ * metadata; -EIO if there is a bug of ours.
  */
 VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 				   struct qcow2_slice *slice, u64 guest_offset,
@@ -516,6 +522,7 @@ VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 	u64 cluster = word & QCOW2_OFFSET_MASK;
 	u64 host = cluster + qcow2_into_cluster(geo, guest_offset);
 	u32 nb;
+	int ret;
 
 	if (cluster_needs_new_alloc(geo, word))
 		return 0;
@@ -526,6 +533,9 @@ VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 	nb = count_single_write_clusters(geo, slice, index,
 					 clusters_in_slice(geo, guest_offset,
 							   *bytes), false);
+	ret = qcow2_assert(pass->img, nb > 0);
+	if (ret)
+		return ret;
 	if (qcow2_check_data_write(pass->img, cluster,
 				   (u64)nb << geo->cluster_bits))
 		return -EUCLEAN;
@@ -535,7 +545,10 @@ VISIBLE_IF_KUNIT int handle_copied(struct qcow2_pass *pass,
 		return -EAGAIN;
 	qcow2_vet_slice(pass->img, slice);
 	qcow2_clusters_in_use(pass->img, cluster, nb);
-	calculate_l2_meta(pass, slice, cluster, guest_offset, *bytes, true);
+	ret = calculate_l2_meta(pass, slice, cluster, guest_offset, *bytes,
+				true);
+	if (ret)
+		return ret;
 	accept_run(pass, host);
 	return 1;
 }
@@ -565,6 +578,22 @@ static int check_old_counted(struct qcow2_pass *pass,
 	return 0;
 }
 
+/* Puts a run of new clusters on record, or gives it back. */
+static int use_new_clusters(struct qcow2_pass *pass, struct qcow2_slice *slice,
+			    struct qcow2_run *run, u64 guest_offset, u64 bytes)
+{
+	int ret = calculate_l2_meta(pass, slice, run->host_offset, guest_offset,
+				    bytes, false);
+
+	if (!ret) {
+		pass->meta->refblock = run->refblock;
+		pass->meta->fresh = run->fresh;
+	} else if (!pass->img->geo.has_data_file) {
+		qcow2_alloc_undo(pass->img, run);
+	}
+	return ret;
+}
+
 /**
  * handle_alloc() - take new clusters
  * @pass: the pass
@@ -589,8 +618,9 @@ VISIBLE_IF_KUNIT int handle_alloc(struct qcow2_pass *pass,
 							       guest_offset,
 							       *bytes), true);
 	struct qcow2_run run;
-	int ret = qcow2_need_room(pass->img, &pass->need);
+	int ret = qcow2_assert(pass->img, nb > 0);
 
+	ret = ret ?: qcow2_need_room(pass->img, &pass->need);
 	ret = ret ?: check_old_counted(pass, slice, index, &nb);
 	if (ret)
 		return ret;
@@ -607,10 +637,9 @@ VISIBLE_IF_KUNIT int handle_alloc(struct qcow2_pass *pass,
 		return 0;
 	}
 	*bytes = min(*bytes, run_bytes(geo, run.nb_clusters, guest_offset));
-	calculate_l2_meta(pass, slice, run.host_offset, guest_offset, *bytes,
-			  false);
-	pass->meta->refblock = run.refblock;
-	pass->meta->fresh = run.fresh;
+	ret = use_new_clusters(pass, slice, &run, guest_offset, *bytes);
+	if (ret)
+		return ret;
 	accept_run(pass, run.host_offset +
 			 qcow2_into_cluster(geo, guest_offset));
 	return 1;
@@ -815,6 +844,26 @@ static int prepare_link(struct qcow2_image *img, struct qcow2_l2_meta *meta)
 	return ret ?: record_old_clusters(&img->geo, meta);
 }
 
+static int set_entries(struct qcow2_image *img, struct qcow2_l2_meta *meta)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	int ret = 0;
+	u32 i;
+
+	for (i = 0; !ret && i < meta->nb_clusters; i++) {
+		u32 index = meta->l2_index + i;
+		struct qcow2_l2_entry old = qcow2_get_l2_entry(geo, meta->l2,
+							       index);
+
+		ret = qcow2_set_l2_entry(geo, meta->l2, index,
+					 linked_entry(geo, meta, i, old));
+	}
+	if (ret)
+		qcow2_image_fail(img, ret, "cannot link %u clusters at L2 entry %u",
+				 meta->nb_clusters, meta->l2_index);
+	return ret;
+}
+
 /**
  * qcow2_alloc_cluster_link_l2() - let the L2 entries refer to what was written
  * @img: the image
@@ -822,34 +871,30 @@ static int prepare_link(struct qcow2_image *img, struct qcow2_l2_meta *meta)
  *	Gone on return.
  *
  * QEMU: qcow2_alloc_cluster_link_l2(), of which perform_cow() is apart here.
- * Old clusters lose their reference when the change is durable (invariant I3).
+ * Old clusters lose their reference when the change is durable (invariant I3); they
+ * keep it if there is a bug of ours, so that not all entries were changed.
  *
  * Context: sleeps for meta_lock; no I/O, no memory.
+ * Return: 0; -EIO, with the image failed, if there is such a bug.
  */
-static void qcow2_alloc_cluster_link_l2(struct qcow2_image *img,
-					struct qcow2_l2_meta *meta)
+static int qcow2_alloc_cluster_link_l2(struct qcow2_image *img,
+				       struct qcow2_l2_meta *meta)
 {
-	const struct qcow2_geometry *geo = &img->geo;
 	LIST_HEAD(waiters);
-	u32 i;
+	int ret;
 
 	mutex_lock(&img->meta_lock);
-	for (i = 0; i < meta->nb_clusters; i++) {
-		u32 index = meta->l2_index + i;
-		struct qcow2_l2_entry old = qcow2_get_l2_entry(geo, meta->l2,
-							       index);
-
-		qcow2_set_l2_entry(geo, meta->l2, index,
-				   linked_entry(geo, meta, i, old));
-	}
+	ret = set_entries(img, meta);
 	qcow2_slice_mark_dirty(img, meta->l2);
-	if (meta->drop)
+	if (meta->drop && !ret) {
 		qcow2_drop_later(img, meta->drop);
-	meta->drop = NULL;
+		meta->drop = NULL;
+	}
 	qcow2_land_meta(img, meta, &waiters);
 	mutex_unlock(&img->meta_lock);
 	qcow2_requeue_waiters(&waiters);
 	free_meta(img, meta);
+	return ret;
 }
 
 /**
@@ -895,7 +940,7 @@ static int finish_meta(struct qcow2_io *io, struct qcow2_l2_meta *meta, int ret)
 	if (ret)
 		qcow2_alloc_cluster_abort(img, meta);
 	else
-		qcow2_alloc_cluster_link_l2(img, meta);
+		ret = qcow2_alloc_cluster_link_l2(img, meta);
 	io->must_commit |= io->fua;
 	return ret;
 }

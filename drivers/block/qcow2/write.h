@@ -57,9 +57,9 @@ bool cluster_needs_new_alloc(const struct qcow2_geometry *geo, u64 word);
 u32 count_single_write_clusters(const struct qcow2_geometry *geo,
 				const struct qcow2_slice *slice, u32 index,
 				u32 nb_clusters, bool new_alloc);
-void calculate_l2_meta(struct qcow2_pass *pass, struct qcow2_slice *slice,
-		       u64 host_offset, u64 guest_offset, u64 bytes,
-		       bool keep_old);
+int calculate_l2_meta(struct qcow2_pass *pass, struct qcow2_slice *slice,
+		      u64 host_offset, u64 guest_offset, u64 bytes,
+		      bool keep_old);
 int handle_copied(struct qcow2_pass *pass, struct qcow2_slice *slice,
 		  u64 guest_offset, u64 *bytes);
 int handle_alloc(struct qcow2_pass *pass, struct qcow2_slice *slice,
