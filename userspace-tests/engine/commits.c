@@ -202,6 +202,49 @@ static void commit_begins_before_writers_must_wait(const struct shape *shape)
 	destroy(&d);
 }
 
+/* All that was dirty before a commit that fails after @skip writes is so after it. */
+static void commit_fails_after(const struct shape *shape, u64 skip)
+{
+	struct memfile_fault fault = {
+		.ops = 1U << MEMFILE_WRITE,
+		.skip = skip,
+		.times = 1,
+		.error = -ENOSPC,
+	};
+	struct disk d = {};
+	unsigned int dirty;
+	int error;
+
+	make_disk(&d, shape);
+	attach(&d);
+	d.img->max_dirty = INT_MAX;
+	write_all(&d);
+	dirty = d.img->nr_dirty;
+	expect(dirty > 3 * QCOW2_COPIES_MIN, "only %u slices are dirty", dirty);
+	/* In batches, since there is no memory for more copies. */
+	shim_fail_allocations(1, 0);
+	memfile_fault(d.filp, &fault);
+	error = run_op(&d, QCOW2_OP_FLUSH, 0, 0);
+	memfile_fault(d.filp, NULL);
+	shim_fail_allocations(0, 0);
+	expect(error == -ENOSPC, "a commit without space: %d", error);
+	check_file(&d, "after a commit that failed");
+	flush(&d);
+	expect(!d.img->nr_dirty, "%u slices are dirty after a commit",
+	       d.img->nr_dirty);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+static void commit_without_space_loses_nothing(const struct shape *shape)
+{
+	static const u64 skips[] = { 0, 5, 20, 40, 60, 100, 150 };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(skips); i++)
+		commit_fails_after(shape, skips[i]);
+}
+
 /* @offset is discarded, and before that is durable damage is found elsewhere. */
 static void discard_and_fail(struct disk *d, u64 offset)
 {
@@ -335,11 +378,18 @@ static const struct shape busy_shapes[] = {
 	{}
 };
 
+/* Many L2 tables and refcount blocks. */
+static const struct shape dirty_shapes[] = {
+	{ "clusters of 512 bytes", BASE(9, 4 << 20) },
+	{}
+};
+
 static const struct test_case cases[] = {
 	TEST_CASE(flush_ends_while_others_write, busy_shapes),
 	TEST_CASE(first_touch_of_a_table_waits_for_no_flush, all_shapes),
 	TEST_CASE(write_in_place_waits_for_no_room, all_shapes),
 	TEST_CASE(commit_begins_before_writers_must_wait, busy_shapes),
+	TEST_CASE(commit_without_space_loses_nothing, dirty_shapes),
 	TEST_CASE(damaged_image_frees_clusters, all_shapes),
 	TEST_CASE(damaged_image_punches_kept_clusters, all_shapes),
 	TEST_CASE(read_waits_for_a_commit_that_cannot_be, all_shapes),
