@@ -514,16 +514,19 @@ static int check_counted(struct qcow2_image *img, u64 cluster,
 static int refcount_is_one(struct qcow2_image *img, u64 cluster,
 			   struct qcow2_slice *slice)
 {
-	int ret = check_drop(img, cluster);
-
-	return ret ?: refcount_of(&img->geo, cluster, slice) == 1;
+	if (refcount_of(&img->geo, cluster, slice) != 1)
+		return 0;
+	return check_drop(img, cluster) ?: 1;
 }
 
+/* What others refer to still does not go, metadata or not. */
 static int drop_reference(struct qcow2_image *img, u64 cluster,
 			  struct qcow2_slice *slice)
 {
-	int ret = check_drop(img, cluster);
+	int ret = 0;
 
+	if (refcount_of(&img->geo, cluster, slice) <= 1)
+		ret = check_drop(img, cluster);
 	return ret ?: qcow2_refcount_dec(img, cluster, slice);
 }
 
