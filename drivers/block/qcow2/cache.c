@@ -592,7 +592,8 @@ static u64 default_bytes(const struct qcow2_geometry *geo)
 
 /*
  * Where not all tables fit, half of the cache stays clean, so that there is
- * something to drop without a commit.
+ * something to drop without a commit.  Where they do, all of them may be dirty, so no
+ * commit begins for their number (which it does from half of max_dirty on).
  */
 static void set_max(struct qcow2_image *img, unsigned int max)
 {
@@ -601,7 +602,7 @@ static void set_max(struct qcow2_image *img, unsigned int max)
 	spin_lock(&img->cache.lock);
 	WRITE_ONCE(img->cache.max, max);
 	spin_unlock(&img->cache.lock);
-	WRITE_ONCE(img->max_dirty, fits ? max : max / 2);
+	WRITE_ONCE(img->max_dirty, fits ? 2 * max : max / 2);
 }
 
 /* Drops what nobody uses, in pieces, down to the cap; false if some is left. */
