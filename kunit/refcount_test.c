@@ -299,6 +299,55 @@ static void refcount_is_lowered(struct kunit *test)
 			    "slice of the cluster that was freed");
 }
 
+/*
+ * Raising a refcount.
+ */
+
+static const struct inc_row {
+	const char *name;
+	u32 order;
+	u64 before;
+	int ret;
+	u64 after;
+} inc_rows[] = {
+	{ "1 to 2", 6, 1, 0, 2 },
+	{ "1 bit is full", 0, 1, -EOVERFLOW, 1 },
+	{ "2 bits become full", 1, 2, 0, 3 },
+	{ "2 bits are full", 1, 3, -EOVERFLOW, 3 },
+	{ "16 bits become full", 4, 65534, 0, 65535 },
+	{ "16 bits are full", 4, 65535, -EOVERFLOW, 65535 },
+	{ "64 bits become full", 6, U64_MAX - 1, 0, U64_MAX },
+	{ "64 bits are full", 6, U64_MAX, -EOVERFLOW, U64_MAX },
+	{ "0 of 1 bit", 0, 0, -EUCLEAN, 0 },
+	{ "0 of 64 bits", 6, 0, -EUCLEAN, 0 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(inc, inc_rows, name);
+
+static void refcount_is_raised(struct kunit *test)
+{
+	const struct inc_row *row = test->param_value;
+	const struct test_layout wanted = { 13, row->order, false };
+	struct test_image *ti = test_image(test, &wanted);
+	struct qcow2_slice *slice;
+	int ret;
+
+	slice = test_slice(test, ti, QCOW2_SLICE_REFBLOCK,
+			   test_cluster_offset(ti, TEST_REFBLOCK));
+	mutex_lock(&ti->img->meta_lock);
+	qcow2_set_refcount(slice->data, row->order, 100, row->before);
+	ret = qcow2_refcount_inc(ti->img, 100, slice);
+	mutex_unlock(&ti->img->meta_lock);
+
+	KUNIT_EXPECT_EQ(test, row->ret, ret);
+	KUNIT_EXPECT_EQ(test, row->after,
+			qcow2_get_refcount(slice->data, row->order, 100));
+	KUNIT_EXPECT_EQ(test, !row->ret,
+			test_bit(QCOW2_SLICE_DIRTY, &slice->flags));
+	KUNIT_EXPECT_EQ(test, row->ret == -EUCLEAN,
+			qcow2_image_needs_check(ti->img));
+}
+
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(greatest_refcount, widths_gen_params),
 	KUNIT_CASE_PARAM(what_was_set_is_got, widths_gen_params),
@@ -307,6 +356,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(refcount_is_found, find_gen_params),
 	KUNIT_CASE(an_l2_table_is_no_refcount_block),
 	KUNIT_CASE_PARAM(refcount_is_lowered, dec_gen_params),
+	KUNIT_CASE_PARAM(refcount_is_raised, inc_gen_params),
 	{}
 };
 

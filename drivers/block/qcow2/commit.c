@@ -459,33 +459,6 @@ static void release_kick(struct qcow2_image *img)
 	qcow2_epoch_next(img);
 }
 
-/* Lowers a cluster's refcount, or only looks at it, loading what that needs. */
-static int with_refcount(struct qcow2_image *img, u64 cluster,
-			 int (*what)(struct qcow2_image *img, u64 cluster,
-				     struct qcow2_slice *slice))
-{
-	struct qcow2_need need = {};
-	struct qcow2_slice *slice;
-	int ret;
-
-	for (;;) {
-		mutex_lock(&img->meta_lock);
-		ret = qcow2_used_refcount_slice(img, cluster, &need, &slice);
-		if (!ret) {
-			ret = what(img, cluster, slice);
-			qcow2_slice_put(slice);
-		}
-		mutex_unlock(&img->meta_lock);
-		if (ret != -EAGAIN)
-			break;
-		ret = qcow2_need_meet(img, &need);
-		if (ret)
-			break;
-	}
-	qcow2_need_done(&need);
-	return ret;
-}
-
 /* A damaged entry may have named metadata, which must not go. */
 static int check_drop(struct qcow2_image *img, u64 cluster)
 {
@@ -553,8 +526,8 @@ static u32 count_last_users(struct qcow2_image *img, const u64 *offsets,
 		u64 expected = offsets[0] + ((u64)i << img->geo.cluster_bits);
 
 		if (offsets[i] != expected ||
-		    with_refcount(img, expected >> img->geo.cluster_bits,
-				  refcount_is_one) != 1)
+		    qcow2_with_refcount(img, expected >> img->geo.cluster_bits,
+					refcount_is_one) != 1)
 			break;
 	}
 	return i;
@@ -577,9 +550,9 @@ static u32 drop_references(struct qcow2_image *img, const u64 *offsets, u32 nr)
 				    (u64)last_users << cluster_bits);
 	nr = max(last_users, 1U);
 	for (i = 0; i < nr; i++) {
-		int ret = with_refcount(img, offsets[i] >> cluster_bits,
-					punched ? drop_punched :
-						  drop_reference);
+		int ret = qcow2_with_refcount(img, offsets[i] >> cluster_bits,
+					      punched ? drop_punched :
+							drop_reference);
 
 		if (ret)
 			pr_warn_ratelimited("qcow2: %s: the cluster at offset 0x%llx could not be freed (error %d) and is lost until 'qemu-img check -r leaks'\n",
@@ -797,8 +770,8 @@ int qcow2_check_entry_counted(struct qcow2_image *img, u64 word,
  */
 int qcow2_check_table_counted(struct qcow2_image *img, u64 offset)
 {
-	return with_refcount(img, offset >> img->geo.cluster_bits,
-			     check_counted);
+	return qcow2_with_refcount(img, offset >> img->geo.cluster_bits,
+				   check_counted);
 }
 
 /**

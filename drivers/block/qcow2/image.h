@@ -1399,6 +1399,13 @@ int qcow2_used_refcount_slice(struct qcow2_image *img, u64 cluster,
 int qcow2_refcount_is_zero(struct qcow2_image *img, u64 cluster);
 int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 		       struct qcow2_slice *slice);
+int qcow2_refcount_inc(struct qcow2_image *img, u64 cluster,
+		       struct qcow2_slice *slice);
+typedef int qcow2_refcount_fn(struct qcow2_image *img, u64 cluster,
+			      struct qcow2_slice *slice);
+int qcow2_with_refcount(struct qcow2_image *img, u64 cluster,
+			qcow2_refcount_fn *what);
+int qcow2_refcounts_raise(struct qcow2_image *img, const u64 *offsets, u32 nr);
 int qcow2_alloc_refblock(struct qcow2_image *img, u32 index);
 int qcow2_grow_reftable(struct qcow2_image *img, u64 min_entries);
 int qcow2_refcount_area(struct qcow2_image *img, u64 nr, u64 *offset);

@@ -46,6 +46,8 @@
 #include <linux/math.h>
 #include <linux/math64.h>
 #include <linux/mm.h>
+#include <linux/printk.h>
+#include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -147,7 +149,7 @@ u64 qcow2_max_refcount(u32 order)
 EXPORT_SYMBOL_IF_KUNIT(qcow2_max_refcount);
 
 /*
- * Finding and lowering a refcount.
+ * Finding, lowering and raising a refcount.
  */
 
 static int refblock_offset(struct qcow2_image *img, u32 index, u64 *offset)
@@ -273,6 +275,139 @@ int qcow2_refcount_dec(struct qcow2_image *img, u64 cluster,
 	return 0;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_refcount_dec);
+
+/**
+ * qcow2_refcount_inc() - raise the refcount of a cluster that is in use
+ * @img: the image
+ * @cluster: index of the host cluster
+ * @slice: the slice with its refcount
+ *
+ * The new count may reach the file at any time, and is there before what then refers
+ * to the cluster, if that goes by a commit (invariant I1); after a crash in between it
+ * is a leak.  COPIED flags are the caller's business (invariant I5): entries that are
+ * not the only ones any more lose it under the same hold of meta_lock, if the cluster
+ * may be written meanwhile.  As these entries reach the file behind the count, a crash
+ * leaves flags that are wrong, unless the dirty bit is set there that has them
+ * repaired, or the cluster had two users before.
+ *
+ * The caller has called qcow2_mark_dirty().  It raises no count of an external data
+ * file's cluster, for there are none.
+ *
+ * QEMU says -EINVAL when a count is full, as it does for damage.  Here the two are
+ * told apart: a full count is a limit of a sound image, which stays usable.
+ *
+ * Context: meta_lock held.
+ * Return: 0; -EOVERFLOW if it is as large as its width allows; or -EUCLEAN if it was 0,
+ * after the image was marked corrupt.  It is as before then.
+ */
+int qcow2_refcount_inc(struct qcow2_image *img, u64 cluster,
+		       struct qcow2_slice *slice)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u32 index = cluster & (BIT_ULL(geo->refslice_bits) - 1);
+	u64 value = qcow2_get_refcount(slice->data, geo->refcount_order, index);
+
+	lockdep_assert_held(&img->meta_lock);
+	if (!value)
+		return qcow2_refcount_is_zero(img, cluster);
+	if (value == qcow2_max_refcount(geo->refcount_order))
+		return -EOVERFLOW;
+	qcow2_set_refcount(slice->data, geo->refcount_order, index, value + 1);
+	qcow2_slice_mark_dirty(img, slice);
+	return 0;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_refcount_inc);
+
+/**
+ * qcow2_with_refcount() - change a cluster's refcount, loading what that needs
+ * @img: the image
+ * @cluster: index of the host cluster, which something refers to
+ * @what: changes it, or only looks at it; called under meta_lock with the slice that
+ *	has it
+ *
+ * Context: sleeps, does I/O; takes meta_lock.
+ * Return: what @what returned, or why it was not called: a negative errno.
+ */
+int qcow2_with_refcount(struct qcow2_image *img, u64 cluster,
+			qcow2_refcount_fn *what)
+{
+	struct qcow2_need need = {};
+	struct qcow2_slice *slice;
+	int ret;
+
+	for (;;) {
+		mutex_lock(&img->meta_lock);
+		ret = qcow2_used_refcount_slice(img, cluster, &need, &slice);
+		if (!ret) {
+			ret = what(img, cluster, slice);
+			qcow2_slice_put(slice);
+		}
+		mutex_unlock(&img->meta_lock);
+		if (ret != -EAGAIN)
+			break;
+		ret = qcow2_need_meet(img, &need);
+		if (ret)
+			break;
+	}
+	qcow2_need_done(&need);
+	return ret;
+}
+
+/* A count that stays too high is a leak, no more. */
+static void lower_again(struct qcow2_image *img, const u64 *offsets, u32 nr)
+{
+	while (nr--) {
+		int ret = qcow2_with_refcount(img, offsets[nr] >>
+					      img->geo.cluster_bits,
+					      qcow2_refcount_dec);
+
+		if (ret)
+			pr_warn_ratelimited("qcow2: %s: the refcount of the cluster at offset 0x%llx stays too high (error %d) until 'qemu-img check -r leaks'\n",
+					    img->name, offsets[nr], ret);
+	}
+}
+
+/* The changed slices must not fill the memory. */
+static int raise_one(struct qcow2_image *img, u64 offset)
+{
+	int ret = 0;
+
+	if (!qcow2_has_room(img))
+		ret = qcow2_commit_refcounts(img);
+	return ret ?: qcow2_with_refcount(img, offset >> img->geo.cluster_bits,
+					  qcow2_refcount_inc);
+}
+
+/**
+ * qcow2_refcounts_raise() - raise the refcounts of some clusters, or of none
+ * @img: the image
+ * @offsets: host offset of each cluster in bytes; one that is there twice is raised
+ *	by two
+ * @nr: number of clusters
+ *
+ * Each count changes under a hold of meta_lock of its own.  In between others see some
+ * raised and some not; that keeps a cluster in use, and does no more.  If one cannot
+ * be raised those that were are lowered again: nothing refers to the clusters by
+ * these counts, so a cluster that others let go meanwhile is free then
+ * (invariant I3).  Apart from that the rules are those of qcow2_refcount_inc().
+ *
+ * Context: sleeps, does I/O; takes commit_lock and meta_lock.
+ * Return: 0; as qcow2_refcount_inc(); or another negative errno.
+ */
+int qcow2_refcounts_raise(struct qcow2_image *img, const u64 *offsets, u32 nr)
+{
+	u32 i;
+
+	for (i = 0; i < nr; i++) {
+		int ret = raise_one(img, offsets[i]);
+
+		if (ret) {
+			lower_again(img, offsets, i);
+			return ret;
+		}
+	}
+	return 0;
+}
 
 /*
  * Growth.
