@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Epochs by themselves: some threads use what they find, another one takes it away
- * again and again, begins the next epoch, and destroys it when it is told that the
- * old one is empty. Threads are held up where an interrupt or a slow CPU may hold
+ * Epochs by themselves: some threads use what they find, another one or some of them take
+ * it away again and again, and destroy it when they are told that nobody uses it any
+ * more. Threads are held up where an interrupt or a slow CPU may hold
  * them up: when they have found an epoch and are about to count in it, likewise when
  * they leave one, and in the middle of adding up the counts.
  */
@@ -20,15 +20,26 @@
 #include "image.h"
 
 enum { MANY = 8, FEW = 2, ROUNDS = 1000, SHORT_US = 200, LONG_US = 10000 };
+enum { CALLERS = 4, ROUNDS_OF_A_CALLER = 100 };
 
-/* What the users find: the number of the round. That of the one before is destroyed. */
+/**
+ * struct thing - what the users find, one of them at a time
+ * @current: the number of the round, which is what is found
+ * @destroyed: those that nobody may use any more
+ */
+struct thing {
+	unsigned int current;
+	bool destroyed[ROUNDS + 2];
+};
+
 static struct {
 	struct qcow2_image img;
-	unsigned int current;
+	struct thing things[CALLERS];
+	unsigned int nr_things;
 	unsigned int draining;
-	bool destroyed[ROUNDS + 2];
 	bool ended;
 	sem_t released;
+	struct qcow2_epoch_wait wait;
 } play;
 
 static u64 random_of_thread(u64 n)
@@ -65,31 +76,32 @@ static void expect_as_new(const struct qcow2_epoch *epoch)
 		       "an epoch is empty, and a CPU counts");
 }
 
-static void release(struct work_struct *work)
+static void release(struct qcow2_epoch_wait *wait)
 {
 	unsigned int old = __atomic_exchange_n(&play.draining, 0, __ATOMIC_SEQ_CST);
 
 	expect(old, "an epoch is told to be empty that does not drain");
 	expect_as_new(&play.img.epochs[!READ_ONCE(play.img.epoch)]);
-	__atomic_store_n(&play.destroyed[old], true, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&play.things[0].destroyed[old], true, __ATOMIC_SEQ_CST);
 	sem_post(&play.released);
 }
 
-static void look_at(unsigned int found)
+static void look_at(struct thing *thing, unsigned int found)
 {
-	expect(!__atomic_load_n(&play.destroyed[found], __ATOMIC_SEQ_CST),
+	expect(!__atomic_load_n(&thing->destroyed[found], __ATOMIC_SEQ_CST),
 	       "round %u is over, but not for all who use it", found);
 }
 
 static void use_once(void)
 {
+	struct thing *thing = &play.things[random_of_thread(play.nr_things)];
 	struct qcow2_epoch *epoch = qcow2_epoch_enter(&play.img);
-	unsigned int found = __atomic_load_n(&play.current, __ATOMIC_ACQUIRE);
+	unsigned int found = __atomic_load_n(&thing->current, __ATOMIC_ACQUIRE);
 
-	look_at(found);
+	look_at(thing, found);
 	if (!random_of_thread(16))
 		usleep(random_of_thread(300));
-	look_at(found);
+	look_at(thing, found);
 	qcow2_epoch_exit(epoch);
 }
 
@@ -103,16 +115,52 @@ static void *use(void *unused)
 static void next_round(unsigned int round)
 {
 	__atomic_store_n(&play.draining, round, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&play.current, round + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&play.things[0].current, round + 1, __ATOMIC_RELEASE);
 	mutex_lock(&play.img.meta_lock);
-	qcow2_epoch_next(&play.img);
+	qcow2_epoch_call(&play.img, &play.wait);
 	mutex_unlock(&play.img.meta_lock);
 	wait_for(!sem_trywait(&play.released),
 		 "nobody says that round %u is over", round);
 	flush_workqueue(play.img.wq);
 }
 
-static void play_with(unsigned int users)
+static void play_alone(void)
+{
+	unsigned int i;
+
+	play.wait.done = release;
+	sem_init(&play.released, 0, 0);
+	for (i = 1; i <= ROUNDS; i++)
+		next_round(i);
+}
+
+/* Replaces a thing of its own, and waits for itself. */
+static void *call(void *arg)
+{
+	struct thing *thing = arg;
+	unsigned int i;
+
+	for (i = 1; i <= ROUNDS_OF_A_CALLER; i++) {
+		__atomic_store_n(&thing->current, i + 1, __ATOMIC_RELEASE);
+		qcow2_epoch_synchronize(&play.img);
+		__atomic_store_n(&thing->destroyed[i], true, __ATOMIC_SEQ_CST);
+	}
+	return NULL;
+}
+
+static void play_together(void)
+{
+	pthread_t threads[CALLERS];
+	unsigned int i;
+
+	for (i = 0; i < CALLERS; i++)
+		expect(!pthread_create(&threads[i], NULL, call, &play.things[i]),
+		       "no thread");
+	for (i = 0; i < CALLERS; i++)
+		pthread_join(threads[i], NULL);
+}
+
+static void play_with(unsigned int users, unsigned int callers)
 {
 	struct qcow2_image *img = &play.img;
 	pthread_t threads[MANY];
@@ -120,31 +168,39 @@ static void play_with(unsigned int users)
 
 	img->wq = alloc_workqueue("epochs", 0, 1);
 	expect(img->wq && !qcow2_epoch_init(img), "no memory");
-	INIT_WORK(&img->release_work, release);
 	mutex_init(&img->meta_lock);
-	sem_init(&play.released, 0, 0);
-	play.current = 1;
+	play.nr_things = callers;
+	for (i = 0; i < callers; i++)
+		play.things[i].current = 1;
 	shim_set_stall(be_held_up);
 	for (i = 0; i < users; i++)
 		expect(!pthread_create(&threads[i], NULL, use, NULL), "no thread");
-	for (i = 1; i <= ROUNDS; i++)
-		next_round(i);
+	if (callers > 1)
+		play_together();
+	else
+		play_alone();
 	__atomic_store_n(&play.ended, true, __ATOMIC_RELAXED);
 	for (i = 0; i < users; i++)
 		pthread_join(threads[i], NULL);
 	shim_set_stall(NULL);
+	qcow2_epoch_settle(img);
 	destroy_workqueue(img->wq);
 	qcow2_epoch_destroy(img);
 }
 
 static void nobody_of_a_few_loses_what_is_used(const struct shape *shape)
 {
-	play_with(FEW);
+	play_with(FEW, 1);
 }
 
 static void nobody_of_many_loses_what_is_used(const struct shape *shape)
 {
-	play_with(MANY);
+	play_with(MANY, 1);
+}
+
+static void callers_share_what_they_wait_for(const struct shape *shape)
+{
+	play_with(MANY, CALLERS);
 }
 
 static const struct shape shapes[] = { { "no image" }, {} };
@@ -152,6 +208,7 @@ static const struct shape shapes[] = { { "no image" }, {} };
 static const struct test_case cases[] = {
 	TEST_CASE(nobody_of_a_few_loses_what_is_used, shapes),
 	TEST_CASE(nobody_of_many_loses_what_is_used, shapes),
+	TEST_CASE(callers_share_what_they_wait_for, shapes),
 };
 
 int main(int argc, char **argv)

@@ -247,6 +247,186 @@ static void raised_refcounts_need_little_memory(const struct shape *shape)
 }
 
 /*
+ * Waiting for guest I/O that was there before.
+ */
+
+/**
+ * struct caller - one who waits
+ * @wait: what for
+ * @img: the image
+ * @told: how often it was told
+ * @again: how many times it waits once more when it is told
+ * @other: whom it looks at then, or NULL
+ * @other_waited: how often it was told while the other one waited
+ */
+struct caller {
+	struct qcow2_epoch_wait wait;
+	struct qcow2_image *img;
+	unsigned int told;
+	unsigned int again;
+	struct caller *other;
+	unsigned int other_waited;
+};
+
+static unsigned int told(struct caller *c)
+{
+	return __atomic_load_n(&c->told, __ATOMIC_ACQUIRE);
+}
+
+static void tell(struct qcow2_epoch_wait *wait);
+
+static void call(struct disk *d, struct caller *c)
+{
+	c->img = d->img;
+	c->wait.done = tell;
+	mutex_lock(&c->img->meta_lock);
+	qcow2_epoch_call(c->img, &c->wait);
+	mutex_unlock(&c->img->meta_lock);
+}
+
+static void tell(struct qcow2_epoch_wait *wait)
+{
+	struct caller *c = container_of(wait, struct caller, wait);
+	struct disk d = { .img = c->img };
+
+	if (c->other && !told(c->other))
+		c->other_waited++;
+	if (c->again) {
+		c->again--;
+		call(&d, c);
+	}
+	__atomic_add_fetch(&c->told, 1, __ATOMIC_RELEASE);
+}
+
+/* Time for somebody to be told too early. */
+static void let_pass(void)
+{
+	rcu_barrier();
+	usleep(20000);
+}
+
+static void waiters_share_a_drain(const struct shape *shape)
+{
+	struct disk d = {};
+	struct caller one = {}, two = {}, late = {}, later = {};
+	struct qcow2_epoch *first, *second;
+	unsigned int epoch;
+
+	make_disk(&d, shape);
+	attach(&d);
+	first = qcow2_epoch_enter(d.img);
+	epoch = d.img->epoch;
+	call(&d, &one);
+	expect(d.img->epoch == !epoch, "no epoch begins");
+	/* These come while a drain runs. */
+	call(&d, &two);
+	second = qcow2_epoch_enter(d.img);
+	call(&d, &late);
+	let_pass();
+	expect(!told(&one) && !told(&two) && !told(&late),
+	       "I/O that goes on was not waited for");
+	qcow2_epoch_exit(first);
+	wait_for(told(&one), "the first one is not told");
+	let_pass();
+	expect(!told(&two) && !told(&late),
+	       "I/O that came before was not waited for");
+	/* One drain for both, which ends the epoch that the other one began. */
+	mutex_lock(&d.img->meta_lock);
+	expect(list_empty(&d.img->epoch_waits), "they wait for another drain");
+	mutex_unlock(&d.img->meta_lock);
+	expect(d.img->epoch == epoch, "the next drain does not begin");
+	call(&d, &later);
+	qcow2_epoch_exit(second);
+	wait_for(told(&two) && told(&late) && told(&later), "nobody tells them");
+	let_pass();
+	expect(told(&one) == 1 && told(&two) == 1 && told(&late) == 1,
+	       "they are told twice");
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+/* As the fast path and as a worker read. */
+static void held_read_is_waited_for(const struct shape *shape)
+{
+	struct disk d = { .options.threads = 2 };
+	struct op op = { .buf = get_buffer(WL_SECTOR) };
+	unsigned int i;
+
+	make_disk(&d, shape);
+	attach(&d);
+	write_new(&d, 0, d.cluster);
+	for (i = 0; i < 2; i++) {
+		struct caller c = {};
+
+		op.by_worker = i;
+		memfile_hold(d.filp, 1U << MEMFILE_READ, host_of(&d, 0),
+			     host_of(&d, 0) + d.cluster);
+		start(&d, &op, QCOW2_OP_READ, 0, WL_SECTOR);
+		wait_for(memfile_holds(d.filp), "the read does not begin");
+		call(&d, &c);
+		let_pass();
+		expect(!told(&c), "the read was not waited for");
+		/* Who comes later is not. */
+		read_back(&d, d.cluster, d.cluster);
+		memfile_release(d.filp);
+		expect(!finish(&op), "the read failed");
+		wait_for(told(&c), "nobody is told");
+	}
+	detach_and_look(&d);
+	free(op.buf);
+	destroy(&d);
+}
+
+static void nobody_waits_for_who_comes_again(const struct shape *shape)
+{
+	struct disk d = {};
+	struct caller other = {}, c = { .again = 200, .other = &other };
+	u64 freed;
+
+	make_disk(&d, shape);
+	attach(&d);
+	write_new(&d, 0, 4 * d.cluster);
+	flush(&d);
+	freed = READ_ONCE(d.img->clusters_freed);
+	call(&d, &c);
+	call(&d, &other);
+	wait_for(told(&other), "it waits for ever");
+	expect(c.other_waited <= 1, "another one was told %u times meanwhile",
+	       c.other_waited);
+	/* Nor do clusters that are given up. */
+	make_zero(&d, QCOW2_OP_DISCARD, 0, 4 * d.cluster);
+	settle(&d);
+	expect(READ_ONCE(d.img->clusters_freed) > freed, "nothing was freed");
+	wait_for(told(&c) == 201, "it does not come again");
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+static void take_time(void)
+{
+	usleep(20000);
+}
+
+/* Nothing is in flight any more, but nobody has looked so far. */
+static void waiters_are_told_before_the_end(const struct shape *shape)
+{
+	struct disk d = {};
+	struct caller one = {}, two = {};
+
+	make_disk(&d, shape);
+	attach(&d);
+	write_new(&d, 0, d.cluster);
+	flush(&d);
+	shim_set_stall(take_time);
+	call(&d, &one);
+	call(&d, &two);
+	expect(!detach(&d), "detach");
+	shim_set_stall(NULL);
+	expect(told(&one) == 1 && told(&two) == 1, "they were not told");
+	destroy(&d);
+}
+
+/*
  * All of them.
  */
 
@@ -270,6 +450,12 @@ static const struct shape wide[] = {
 	{}
 };
 
+static const struct shape one_shape[] = {
+	{ "clusters of 4 KiB", { .cluster_bits = 12, .refcount_bits = 16,
+				 .version = 3, .virtual_bytes = 1 << 20 } },
+	{}
+};
+
 static const struct test_case cases[] = {
 	TEST_CASE(refcounts_rise_together, widths),
 	TEST_CASE(raised_refcounts_reach_the_file, widths + 1),
@@ -277,6 +463,10 @@ static const struct test_case cases[] = {
 	TEST_CASE(free_cluster_is_not_referred_to, widths),
 	TEST_CASE(same_cluster_rises_twice, widths),
 	TEST_CASE(raised_refcounts_need_little_memory, wide),
+	TEST_CASE(waiters_share_a_drain, one_shape),
+	TEST_CASE(held_read_is_waited_for, one_shape),
+	TEST_CASE(nobody_waits_for_who_comes_again, one_shape),
+	TEST_CASE(waiters_are_told_before_the_end, one_shape),
 };
 
 int main(int argc, char **argv)

@@ -456,7 +456,7 @@ static void release_kick(struct qcow2_image *img)
 		return;
 	list_splice_init(&img->durable, &img->draining);
 	list_splice_init(&img->punches, &img->punching);
-	qcow2_epoch_next(img);
+	qcow2_epoch_call(img, &img->release_wait);
 }
 
 /* A damaged entry may have named metadata, which must not go. */
@@ -620,6 +620,15 @@ static void land_punches(struct qcow2_image *img, struct list_head *waiters)
 		list_del(&punch->link);
 		kvfree(punch);
 	}
+}
+
+/* That takes its time. */
+static void release_later(struct qcow2_epoch_wait *wait)
+{
+	struct qcow2_image *img = container_of(wait, struct qcow2_image,
+					       release_wait);
+
+	queue_work(img->wq, &img->release_work);
 }
 
 /* Runs when the old epoch's I/O is done; the lists are nobody else's until then. */
@@ -927,11 +936,12 @@ int qcow2_commit_init(struct qcow2_image *img)
 	INIT_LIST_HEAD(&img->punching);
 	INIT_DELAYED_WORK(&img->commit_work, commit_by_clock);
 	INIT_WORK(&img->release_work, release_work);
+	img->release_wait.done = release_later;
 	init_waitqueue_head(&img->released);
 	/* All of them, for qcow2_commit_destroy() undoes them all. */
 	ret = qcow2_copies_init(&img->table_copies);
 	ret = qcow2_copies_init(&img->refblock_copies) ?: ret;
-	return ret ?: qcow2_epoch_init(img);
+	return qcow2_epoch_init(img) ?: ret;
 }
 
 /**

@@ -1032,6 +1032,7 @@ int qcow2_image_close(struct qcow2_image *img)
 	int ret;
 
 	ret = qcow2_commit_stop(img);
+	qcow2_epoch_settle(img);
 
 	/* What has told its submitter that it is done may still be in its worker. */
 	flush_workqueue(img->wq);

@@ -551,6 +551,18 @@ struct qcow2_epoch {
 };
 
 /**
+ * struct qcow2_epoch_wait - who waits until guest I/O mapped before has ended
+ * @link: in one of the image's lists of them
+ * @done: called once, on the image's workqueue, without a lock; the object is the
+ *	owner's again then.  Others are told after it, so it does no I/O, and waits for
+ *	nothing that takes long.
+ */
+struct qcow2_epoch_wait {
+	struct list_head link;
+	void (*done)(struct qcow2_epoch_wait *wait);
+};
+
+/**
  * struct qcow2_drop - references to host clusters that no table has any more
  * @link: in one of the image's lists of drops
  * @nr: number of entries in @offsets
@@ -680,12 +692,18 @@ struct qcow2_stream {
  * @punches: struct qcow2_punch that are not in @punching yet; under meta_lock
  * @punching: those that wait for guest I/O that was mapped before; under
  *	meta_lock
- * @release_work: applies @draining and @punching
+ * @release_wait: for the guest I/O that may use what is in @draining and @punching
+ * @release_work: applies these then
  * @releasing: there are drops behind @unlinked, or punches; READ_ONCE, changed
  *	under meta_lock
  * @released: woken when these were applied
  * @epochs: the current and the previous epoch of guest I/O
  * @epoch: index of the current one; changed under meta_lock
+ * @epoch_waits: struct qcow2_epoch_wait that wait for the next drain, since one runs;
+ *	under meta_lock
+ * @epoch_draining: those that the drain that runs is for, empty if none does; under
+ *	meta_lock
+ * @epoch_work: tells these that it has ended
  * @queued_writes: writes that a worker has, or had and that are not done but for a
  *	commit
  * @untried: writes that are left to workers before one may be fast again, see fast.c
@@ -787,9 +805,13 @@ struct qcow2_image {
 	struct list_head draining;
 	struct list_head punches;
 	struct list_head punching;
+	struct qcow2_epoch_wait release_wait;
 	struct work_struct release_work;
 	bool releasing;
 	wait_queue_head_t released;
+	struct list_head epoch_waits;
+	struct list_head epoch_draining;
+	struct work_struct epoch_work;
 	struct qcow2_epoch epochs[2] ____cacheline_aligned_in_smp;
 	unsigned int epoch;
 	atomic_t queued_writes ____cacheline_aligned_in_smp;
@@ -1451,7 +1473,9 @@ void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch);
 
 struct qcow2_epoch *qcow2_epoch_enter(struct qcow2_image *img);
 void qcow2_epoch_exit(struct qcow2_epoch *epoch);
-void qcow2_epoch_next(struct qcow2_image *img);
+void qcow2_epoch_call(struct qcow2_image *img, struct qcow2_epoch_wait *wait);
+void qcow2_epoch_synchronize(struct qcow2_image *img);
+void qcow2_epoch_settle(struct qcow2_image *img);
 int qcow2_epoch_init(struct qcow2_image *img);
 void qcow2_epoch_destroy(struct qcow2_image *img);
 
