@@ -427,6 +427,133 @@ static void waiters_are_told_before_the_end(const struct shape *shape)
 }
 
 /*
+ * The virtual size.
+ */
+
+static void resize(struct disk *d, u64 bytes)
+{
+	mutex_lock(&d->img->meta_lock);
+	qcow2_set_virtual_bytes(d->img, bytes);
+	mutex_unlock(&d->img->meta_lock);
+	expect(qcow2_virtual_bytes(d->img) == bytes, "it has another size");
+}
+
+/* The last cluster is the discard's no more, so the guest may use all of it. */
+static void discard_goes_by_the_size_of_its_epoch(const struct shape *shape)
+{
+	struct disk d = { .options.threads = 2 };
+	struct op op = {};
+	u64 tail;
+
+	make_disk(&d, shape);
+	attach(&d);
+	tail = round_down(d.bytes, d.cluster);
+	write_new(&d, tail, d.bytes - tail);
+	expect(!detach(&d), "detach");
+	attach(&d);
+	/* It is to set the dirty bit, and is in no epoch so far. */
+	memfile_hold(d.filp, 1U << MEMFILE_WRITE, 0, d.cluster);
+	start(&d, &op, QCOW2_OP_DISCARD, tail, d.bytes - tail);
+	wait_for(memfile_holds(d.filp), "the discard does not begin");
+	resize(&d, d.bytes + WL_SECTOR);
+	qcow2_epoch_synchronize(d.img);
+	memfile_release(d.filp);
+	expect(!finish(&op), "the discard failed");
+	read_back(&d, tail, d.bytes - tail);
+	resize(&d, d.bytes);
+	make_zero(&d, QCOW2_OP_DISCARD, tail, d.bytes - tail);
+	read_back(&d, tail, d.bytes - tail);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+/* In each round the guest gets the last sector, while a discard ends in front of it. */
+static void grow_under_a_discard(struct disk *d)
+{
+	u64 small = d->bytes - WL_SECTOR, at = small - WL_SECTOR;
+	struct op op = {};
+
+	write_new(d, at, WL_SECTOR);
+	resize(d, small);
+	start(d, &op, QCOW2_OP_DISCARD, at, WL_SECTOR);
+	resize(d, d->bytes);
+	qcow2_epoch_synchronize(d->img);
+	write_new(d, small, WL_SECTOR);
+	expect(!finish(&op), "the discard failed");
+	read_back(d, small, WL_SECTOR);
+	/* Whichever size it found. */
+	make_zero(d, QCOW2_OP_WRITE_ZEROES, at, WL_SECTOR);
+}
+
+/**
+ * struct user - a thread that writes and reads what nobody else does
+ * @d: the disk
+ * @from: where
+ * @to: where that ends
+ * @stop: the end
+ * @thread: the thread
+ */
+struct user {
+	struct disk *d;
+	u64 from;
+	u64 to;
+	bool stop;
+	pthread_t thread;
+};
+
+static void *use(void *arg)
+{
+	struct user *u = arg;
+	struct disk own = *u->d;
+	struct shim_random r = { .state = u->from };
+	u64 sectors = (u->to - u->from) / WL_SECTOR;
+
+	while (!__atomic_load_n(&u->stop, __ATOMIC_RELAXED)) {
+		u64 sector = shim_below(&r, sectors), at, bytes;
+
+		at = u->from + sector * WL_SECTOR;
+		bytes = min(sectors - sector, 1 + shim_below(&r, 16)) *
+			WL_SECTOR;
+		if (shim_below(&r, 2))
+			write_new(&own, at, bytes);
+		else
+			read_back(&own, at, bytes);
+	}
+	return NULL;
+}
+
+static void begin_to_use(struct user *u, struct disk *d, u64 from, u64 to)
+{
+	*u = (struct user) { .d = d, .from = from, .to = to };
+	expect(!pthread_create(&u->thread, NULL, use, u), "no thread");
+}
+
+static void end_to_use(struct user *u)
+{
+	__atomic_store_n(&u->stop, true, __ATOMIC_RELAXED);
+	pthread_join(u->thread, NULL);
+}
+
+static void disk_grows_while_io_runs(const struct shape *shape)
+{
+	struct disk d = { .options = { .threads = 2, .delay_ns = 100000 } };
+	struct user users[2];
+	unsigned int i;
+
+	make_disk(&d, shape);
+	attach(&d);
+	begin_to_use(&users[0], &d, 0, SZ_64K);
+	begin_to_use(&users[1], &d, SZ_64K, SZ_128K);
+	for (i = 0; i < 100; i++)
+		grow_under_a_discard(&d);
+	end_to_use(&users[0]);
+	end_to_use(&users[1]);
+	read_back(&d, 0, d.bytes);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+/*
  * All of them.
  */
 
@@ -456,6 +583,17 @@ static const struct shape one_shape[] = {
 	{}
 };
 
+/* Of the last cluster a part is there. */
+static const struct shape odd_shapes[] = {
+	{ "clusters of 4 KiB", { .cluster_bits = 12, .refcount_bits = 16,
+				 .version = 3, .lazy = true,
+				 .virtual_bytes = (1 << 20) + 1024 } },
+	{ "extended L2, clusters of 64 KiB",
+	  { .cluster_bits = 16, .refcount_bits = 16, .version = 3, .lazy = true,
+	    .extl2 = true, .virtual_bytes = (1 << 20) + 1024 } },
+	{}
+};
+
 static const struct test_case cases[] = {
 	TEST_CASE(refcounts_rise_together, widths),
 	TEST_CASE(raised_refcounts_reach_the_file, widths + 1),
@@ -467,6 +605,8 @@ static const struct test_case cases[] = {
 	TEST_CASE(held_read_is_waited_for, one_shape),
 	TEST_CASE(nobody_waits_for_who_comes_again, one_shape),
 	TEST_CASE(waiters_are_told_before_the_end, one_shape),
+	TEST_CASE(discard_goes_by_the_size_of_its_epoch, odd_shapes),
+	TEST_CASE(disk_grows_while_io_runs, odd_shapes),
 };
 
 int main(int argc, char **argv)

@@ -519,7 +519,7 @@ static int alloc_gendisk(struct qcow2_disk *disk, int index)
 	gendisk->fops = &disk_ops;
 	gendisk->private_data = disk;
 	snprintf(gendisk->disk_name, DISK_NAME_LEN, "qcow%d", index);
-	set_capacity(gendisk, disk->img->geo.virtual_bytes >> SECTOR_SHIFT);
+	set_capacity(gendisk, qcow2_virtual_bytes(disk->img) >> SECTOR_SHIFT);
 	set_disk_ro(gendisk, qcow2_image_read_only(disk->img));
 	return 0;
 }

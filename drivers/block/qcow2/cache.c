@@ -574,7 +574,7 @@ static int add_shrinker(struct qcow2_image *img)
 /* Slices of all L2 tables and refcount blocks of a disk that is full of data. */
 static u64 slices_of_disk(const struct qcow2_geometry *geo)
 {
-	u64 clusters = qcow2_clusters_of(geo, geo->virtual_bytes);
+	u64 clusters = qcow2_clusters_of(geo, READ_ONCE(geo->virtual_bytes));
 	u64 tables = (clusters >> geo->l2_bits) +
 		     (clusters >> geo->refblock_bits) + geo->l1_entries;
 

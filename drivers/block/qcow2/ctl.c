@@ -695,7 +695,7 @@ static void describe(const struct qcow2_device *dev,
 {
 	arg->index = dev->index;
 	arg->state = query_state(dev);
-	arg->virtual_size = dev->img->geo.virtual_bytes;
+	arg->virtual_size = qcow2_virtual_bytes(dev->img);
 	arg->cluster_size = dev->img->geo.cluster_bytes;
 	arg->version = dev->img->geo.version;
 	arg->openers = qcow2_disk_openers(dev->disk);

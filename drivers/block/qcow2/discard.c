@@ -478,15 +478,30 @@ static int do_step(struct step *step, struct qcow2_io *io)
 	return ret;
 }
 
-/* Zeroes whole subclusters, as many as one step can, up to @end. */
-static int zero_some(struct qcow2_io *io, u64 end, bool keep)
+/*
+ * Where the last whole subcluster of an operation ends on a disk of a size.  The end of
+ * the disk counts as the end of its last cluster.
+ */
+static u64 end_of(const struct qcow2_io *io, u64 virtual_bytes)
+{
+	const struct qcow2_geometry *geo = &io->img->geo;
+	u64 end = io->offset + io->bytes;
+
+	if (end == virtual_bytes)
+		end = ALIGN(end, (u64)geo->cluster_bytes);
+	return ALIGN_DOWN(end, BIT_ULL(geo->subcluster_bits));
+}
+
+/*
+ * Zeroes whole subclusters, as many as one step can; none if the disk has become
+ * longer, so that the last cluster is not the operation's any more.
+ */
+static int zero_some(struct qcow2_io *io, bool keep)
 {
 	struct qcow2_image *img = io->img;
 	struct step step = {
 		.img = img,
 		.offset = io->offset,
-		.end = step_end(&img->geo, io->offset, end),
-		.limit = end,
 		.keep = keep,
 		.skip_compressed = io->op == QCOW2_OP_DISCARD,
 		.pass = { .img = img, .exclusive = true },
@@ -499,7 +514,11 @@ static int zero_some(struct qcow2_io *io, u64 end, bool keep)
 	if (ret)
 		return ret;
 	epoch = qcow2_epoch_enter(img);
-	ret = do_step(&step, io);
+	/* In the epoch, see qcow2_set_virtual_bytes(). */
+	step.limit = end_of(io, qcow2_virtual_bytes(img));
+	step.end = step_end(&img->geo, io->offset, step.limit);
+	if (io->offset < step.limit)
+		ret = do_step(&step, io);
 	qcow2_epoch_exit(epoch);
 	return ret;
 }
@@ -517,15 +536,6 @@ static int zero_some(struct qcow2_io *io, u64 end, bool keep)
 bool qcow2_can_discard(const struct qcow2_image *img)
 {
 	return img->geo.version > 2 || !img->chain.nr;
-}
-
-/* The end of the virtual disk counts as the end of its last cluster. */
-static u64 end_of(const struct qcow2_geometry *geo, const struct qcow2_io *io)
-{
-	u64 end = io->offset + io->bytes;
-
-	return end == geo->virtual_bytes ?
-	       ALIGN(end, (u64)geo->cluster_bytes) : end;
 }
 
 static void finish(struct qcow2_io *io, int ret)
@@ -567,7 +577,8 @@ void qcow2_discard(struct qcow2_io *io)
 {
 	const struct qcow2_geometry *geo = &io->img->geo;
 	u64 subcluster = BIT_ULL(geo->subcluster_bits);
-	u64 end = ALIGN_DOWN(end_of(geo, io), subcluster);
+	u64 virtual_bytes = qcow2_virtual_bytes(io->img);
+	u64 end = end_of(io, virtual_bytes);
 	u64 skip = ALIGN(io->offset, subcluster) - io->offset;
 	int ret = 0;
 
@@ -575,16 +586,15 @@ void qcow2_discard(struct qcow2_io *io)
 	io->bytes -= min(io->bytes, skip);
 	/* A raw data file is no longer than the disk. */
 	if (geo->raw_data)
-		end = min(end, geo->virtual_bytes);
+		end = min(end, virtual_bytes);
 	if (geo->raw_data && io->offset < end) {
 		io->bytes = end - io->offset;
 		finish(io, zero_raw_data(io));
 		return;
 	}
-	if (!qcow2_can_discard(io->img))
-		end = 0;
-	while (!ret && io->offset < end)
-		ret = zero_some(io, end, false);
+	while (!ret && io->bytes && qcow2_can_discard(io->img) &&
+	       io->offset < end_of(io, qcow2_virtual_bytes(io->img)))
+		ret = zero_some(io, false);
 	finish(io, ret);
 }
 
@@ -626,15 +636,15 @@ static int zero_next(struct qcow2_io *io)
 {
 	const struct qcow2_geometry *geo = &io->img->geo;
 	u64 subcluster = BIT_ULL(geo->subcluster_bits);
-	u64 end = ALIGN_DOWN(end_of(geo, io), subcluster);
 	/* Version 2 has no entry for a cluster that is kept, but zero. */
 	bool by_entry = qcow2_can_discard(io->img) &&
 			(io->unmap || geo->version > 2);
 	u64 bytes = io->bytes;
 	int ret;
 
-	if (by_entry && !(io->offset & (subcluster - 1)) && io->offset < end) {
-		ret = zero_some(io, end, !io->unmap);
+	if (by_entry && !(io->offset & (subcluster - 1)) &&
+	    io->offset < end_of(io, qcow2_virtual_bytes(io->img))) {
+		ret = zero_some(io, !io->unmap);
 		if (ret != -EOPNOTSUPP)
 			return ret;
 		/* Part of a compressed cluster, which is to be written. */

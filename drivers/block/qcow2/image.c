@@ -1002,6 +1002,32 @@ err_chain:
 }
 
 /**
+ * qcow2_set_virtual_bytes() - give an image's disk another size
+ * @img: the image, attached for writing
+ * @bytes: the size, a multiple of its @block_bytes
+ *
+ * For the one at a time that changes the size of an image, which holds grow_lock for
+ * all of it.  This changes only what operations go by.  A disk that grows:
+ *
+ * 1. qcow2_grow_l1(); the size in the header; both durable
+ * 2. this
+ * 3. qcow2_epoch_synchronize(): a discard up to the old end, which counted as the end
+ *    of the last cluster, is done then, so it cannot hit what is written behind it
+ * 4. the front's capacity; the cap of the cache if that is the default
+ *
+ * A disk that shrinks takes these steps the other way round: nobody reaches what is going
+ * to lie behind the end before this is called.  A raw data file follows: it is as long
+ * as the disk when the disk is told to be.
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_set_virtual_bytes(struct qcow2_image *img, u64 bytes)
+{
+	lockdep_assert_held(&img->meta_lock);
+	WRITE_ONCE(img->geo.virtual_bytes, bytes);
+}
+
+/**
  * qcow2_image_shown() - whose metadata an image reads
  * @img: the image
  *

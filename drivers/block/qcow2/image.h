@@ -56,7 +56,8 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...);
 
 /**
  * struct qcow2_geometry - the header, decoded and checked
- * @virtual_bytes: size of the virtual disk
+ * @virtual_bytes: size of the virtual disk; of an attached image see
+ *	qcow2_virtual_bytes()
  * @version: 2 or 3
  * @cluster_bits: log2 of @cluster_bytes
  * @cluster_bytes: cluster size
@@ -825,6 +826,24 @@ static inline bool qcow2_image_read_only(const struct qcow2_image *img)
 	return test_bit(QCOW2_IMAGE_READ_ONLY, &img->flags);
 }
 
+/**
+ * qcow2_virtual_bytes() - the size of the virtual disk
+ * @img: the image
+ *
+ * It is one word, and the driver is for CPUs that load 64 bits at once.  Who looks needs
+ * no more than one size, old or new: what lies in the tables and layers is found by
+ * guest offset, whatever the size.  So there is no object and no lock; but who looks
+ * twice may find two sizes, and who acts by one does so in an epoch, see
+ * qcow2_set_virtual_bytes().
+ *
+ * Context: any.
+ * Return: the size in bytes.
+ */
+static inline u64 qcow2_virtual_bytes(const struct qcow2_image *img)
+{
+	return READ_ONCE(img->geo.virtual_bytes);
+}
+
 /* May more slices become dirty? */
 static inline bool qcow2_has_room(const struct qcow2_image *img)
 {
@@ -879,6 +898,7 @@ struct qcow2_image *qcow2_view_open(const char *name,
 				    struct qcow2_reason *why);
 int qcow2_image_close(struct qcow2_image *img);
 struct qcow2_image *qcow2_image_shown(struct qcow2_image *img);
+void qcow2_set_virtual_bytes(struct qcow2_image *img, u64 bytes);
 int qcow2_image_prepare_write(struct qcow2_image *img);
 int qcow2_mark_dirty(struct qcow2_image *img);
 int qcow2_mark_clean(struct qcow2_image *img);

@@ -450,7 +450,7 @@ VISIBLE_IF_KUNIT int calculate_l2_meta(struct qcow2_pass *pass,
 			       end - last, keep_old);
 	/* A raw data file is no longer than the disk. */
 	if (geo->raw_data)
-		to = min_t(u64, to, geo->virtual_bytes - first);
+		to = min_t(u64, to, qcow2_virtual_bytes(pass->img) - first);
 	*meta = (struct qcow2_l2_meta) {
 		.guest_offset = first,
 		.host_offset = host_offset,
