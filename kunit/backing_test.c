@@ -3,6 +3,9 @@
  * backing.c: where guest data comes from, with layers that are made by hand.
  */
 
+#include <linux/mm.h>
+#include <linux/overflow.h>
+#include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/unaligned.h>
 
@@ -18,13 +21,13 @@ static const struct test_layout standard = { 16, 4, false };
  * struct stack - an image on layers
  * @ti: the image, which has an empty L2 table for its first clusters
  * @layers: what lies beneath, the first is next to the image
- * @pointers: to these
+ * @chain: of these
  * @no_tables: the L1 table of those that have nothing
  */
 struct stack {
 	struct test_image *ti;
 	struct qcow2_image layers[LAYERS];
-	struct qcow2_image *pointers[LAYERS];
+	struct qcow2_chain *chain;
 	struct qcow2_l1 no_tables;
 };
 
@@ -33,8 +36,26 @@ static void take_apart(void *context)
 {
 	struct stack *st = context;
 
-	st->ti->img->chain.nr = 0;
-	st->ti->img->chain.layers = NULL;
+	RCU_INIT_POINTER(st->ti->img->chain, NULL);
+	st->chain->nr = 0;
+	qcow2_chain_put(st->chain);
+}
+
+static struct qcow2_chain *make_chain(struct kunit *test, struct stack *st,
+				      u32 nr)
+{
+	struct qcow2_chain *chain = kvzalloc(struct_size(chain, layers, nr),
+					     GFP_KERNEL);
+	u32 i;
+
+	KUNIT_ASSERT_NOT_NULL(test, chain);
+	chain->img = st->ti->img;
+	chain->nr = nr;
+	for (i = 0; i < nr; i++)
+		chain->layers[i] = &st->layers[i];
+	xa_init(&chain->depths);
+	mutex_init(&chain->lock);
+	return chain;
 }
 
 static struct stack *make_stack(struct kunit *test, u32 nr)
@@ -51,11 +72,10 @@ static struct stack *make_stack(struct kunit *test, u32 nr)
 		test_geometry(test, &layer->geo, &standard);
 		layer->geo.virtual_bytes = 100 * CLUSTER;
 		RCU_INIT_POINTER(layer->l1, &st->no_tables);
-		st->pointers[i] = layer;
 	}
 	set_bit(QCOW2_IMAGE_RAW, &st->layers[nr - 1].flags);
-	st->ti->img->chain.layers = st->pointers;
-	st->ti->img->chain.nr = nr;
+	st->chain = make_chain(test, st, nr);
+	RCU_INIT_POINTER(st->ti->img->chain, st->chain);
 	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, take_apart, st));
 	return st;
 }
@@ -80,7 +100,7 @@ static void expect_raw(struct kunit *test, struct stack *st, u64 offset,
 {
 	const struct qcow2_extent extent = {
 		.type = QCOW2_SUBCLUSTER_NORMAL,
-		.img = &st->layers[st->ti->img->chain.nr - 1],
+		.img = &st->layers[st->chain->nr - 1],
 		.host_offset = offset,
 		.bytes = wanted,
 	};

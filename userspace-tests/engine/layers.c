@@ -316,8 +316,8 @@ static u64 loads_of(const struct qcow2_image *img)
 	u64 sum = 0;
 	u32 i;
 
-	for (i = 0; i < img->chain.nr; i++)
-		sum += img->chain.layers[i]->cache.loads;
+	for (i = 0; i < img->chain->nr; i++)
+		sum += img->chain->layers[i]->cache.loads;
 	return sum;
 }
 
@@ -363,9 +363,9 @@ static void layers_are_shared(const struct shape *shape)
 		loads = loads_of(d[0].img);
 		open_disk(&d[1], &st, 1, true);
 		open_disk(&d[2], &st, 2, true);
-		expect(d[1].img->chain.layers[1] == d[0].img->chain.layers[0],
+		expect(d[1].img->chain->layers[1] == d[0].img->chain->layers[0],
 		       "a layer is there twice");
-		expect(d[2].img->chain.layers[0] == d[0].img->chain.layers[0],
+		expect(d[2].img->chain->layers[0] == d[0].img->chain->layers[0],
 		       "the layer that is shown is there twice");
 		read_all(&d[1]);
 		read_all(&d[2]);
@@ -836,7 +836,7 @@ static void place_is_remembered(const struct shape *shape)
 		};
 	make_stack(&st);
 	open_disk(&d, &st, 0, false);
-	layers = d.img->chain.layers;
+	layers = d.img->chain->layers;
 	for (pass = 0; pass < 2; pass++) {
 		for (i = 0; i < 8; i++)
 			loads[i] = layers[i]->cache.loads;
@@ -873,7 +873,7 @@ static void neighbours_are_remembered(const struct shape *shape)
 		};
 	make_stack(&st);
 	open_disk(&d, &st, 0, false);
-	layers = d.img->chain.layers;
+	layers = d.img->chain->layers;
 	/* A worker reads all tables, and then there is no need for one. */
 	read_back(&d, d.cluster, d.cluster);
 	read_back(&d, 4 * d.cluster, d.cluster);
@@ -991,7 +991,7 @@ static void memory_is_bounded(const struct shape *shape)
 			expect(!op.buf[0] && !memcmp(op.buf, op.buf + 1, 511),
 			       "data at %llu", at);
 		free(op.buf);
-		most = max(most, (u64)d.img->chain.nr_pages);
+		most = max(most, (u64)d.img->chain->nr_pages);
 		if (!(n % 1000))
 			read_back(&d, 0, 4 << 16);
 	}
@@ -1121,6 +1121,296 @@ static void version_2_hides_by_writing(const struct shape *shape)
 	destroy_stack(&st);
 }
 
+/*
+ * Other layers beneath an attached image.
+ */
+
+/* The files @which as layers. */
+static void get_layers(const struct stack *st, const unsigned int *which,
+		       unsigned int nr, struct qcow2_image **layers)
+{
+	struct qcow2_reason why = {};
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		layers[i] = get_layer(st, which[i], &why);
+		expect(!IS_ERR(layers[i]), "layer: %s", why.text);
+	}
+}
+
+/* Has the disk lie on these; the old chain is still to be given back. */
+static struct qcow2_chain *replace_layers(struct disk *d, const struct stack *st,
+					  const unsigned int *which,
+					  unsigned int nr)
+{
+	struct qcow2_image *layers[MAX_IMAGES];
+	struct qcow2_reason why = {};
+	struct qcow2_chain *chain;
+
+	get_layers(st, which, nr, layers);
+	chain = qcow2_chain_prepare(d->img, layers, nr, &why);
+	expect(!IS_ERR(chain), "chain: %s", why.text);
+	mutex_lock(&d->img->meta_lock);
+	chain = qcow2_chain_replace(d->img, chain);
+	mutex_unlock(&d->img->meta_lock);
+	return chain;
+}
+
+/**
+ * struct guest - a thread that reads, or writes, while layers are replaced
+ * @d: the disk
+ * @writes: it writes to the last cluster, where nobody else is
+ * @stop: the end
+ * @thread: the thread
+ */
+struct guest {
+	struct disk *d;
+	bool writes;
+	bool stop;
+	pthread_t thread;
+};
+
+static void *be_guest(void *arg)
+{
+	struct guest *g = arg;
+	struct disk own = *g->d;
+	struct shim_random r = { .state = g->writes };
+	u64 last = own.bytes - own.cluster;
+
+	while (!__atomic_load_n(&g->stop, __ATOMIC_RELAXED)) {
+		u64 at = shim_below(&r, own.cluster / WL_SECTOR) * WL_SECTOR;
+
+		if (!g->writes) {
+			at = shim_below(&r, last / WL_SECTOR) * WL_SECTOR;
+			read_back(&own, at, min(last - at, own.cluster));
+			continue;
+		}
+		write_new(&own, last + at, WL_SECTOR);
+		if (!shim_below(&r, 4))
+			make_zero(&own, QCOW2_OP_DISCARD, last, own.cluster);
+		read_back(&own, last, own.cluster);
+	}
+	return NULL;
+}
+
+static void begin_guest(struct guest *g, struct disk *d, bool writes)
+{
+	*g = (struct guest) { .d = d, .writes = writes };
+	expect(!pthread_create(&g->thread, NULL, be_guest, g), "no thread");
+}
+
+static void end_guest(struct guest *g)
+{
+	__atomic_store_n(&g->stop, true, __ATOMIC_RELAXED);
+	pthread_join(g->thread, NULL);
+}
+
+static void layers_are_replaced(const struct shape *shape)
+{
+	static const unsigned int same[] = { 2, 3, 4 };
+	struct stack st = common(shape);
+	struct guest guests[3];
+	struct disk d = {};
+	long long live;
+	unsigned int i;
+
+	make_stack(&st);
+	live = shim_live_allocations();
+	open_disk(&d, &st, 1, false);
+	for (i = 0; i < ARRAY_SIZE(guests); i++)
+		begin_guest(&guests[i], &d, !i);
+	for (i = 0; i < 200; i++) {
+		struct qcow2_chain *old = replace_layers(&d, &st, same, 3);
+
+		qcow2_epoch_synchronize(d.img);
+		qcow2_chain_put(old);
+	}
+	for (i = 0; i < ARRAY_SIZE(guests); i++)
+		end_guest(&guests[i]);
+	read_all(&d);
+	close_disk(&d);
+	rcu_barrier();
+	expect(shim_live_allocations() == live, "%lld allocations are left",
+	       shim_live_allocations() - live);
+	destroy_stack(&st);
+}
+
+/* File @to becomes as file @from is. */
+static void copy_file(struct stack *st, unsigned int from, unsigned int to)
+{
+	size_t bytes;
+	unsigned char *data = memfile_flatten(st->files[from], &bytes);
+
+	memfile_load_buf(st->files[to], data, bytes);
+	free(data);
+}
+
+/**
+ * struct told - who waits for guest I/O
+ * @wait: for that
+ * @told: it has ended
+ */
+struct told {
+	struct qcow2_epoch_wait wait;
+	bool told;
+};
+
+static void tell(struct qcow2_epoch_wait *wait)
+{
+	struct told *told = container_of(wait, struct told, wait);
+
+	__atomic_store_n(&told->told, true, __ATOMIC_RELEASE);
+}
+
+static void begin_to_wait(struct disk *d, struct told *told)
+{
+	told->wait.done = tell;
+	mutex_lock(&d->img->meta_lock);
+	qcow2_epoch_call(d->img, &told->wait);
+	mutex_unlock(&d->img->meta_lock);
+}
+
+static bool is_told(struct told *told)
+{
+	return __atomic_load_n(&told->told, __ATOMIC_ACQUIRE);
+}
+
+/* Its file is gone before the image is closed. */
+static void dropped_layer_outlives_its_reads(const struct shape *shape)
+{
+	static const unsigned int other[] = { 2 };
+	u64 cluster = 1ULL << shape->base.cluster_bits;
+	struct stack st = {
+		.nr = 3,
+		.sketches = {
+			{ .base = shape->base, .map = "........" },
+			{ .bytes = 8 * cluster },
+			{ .bytes = 8 * cluster },
+		},
+	};
+	struct op op = { .by_worker = true, .buf = get_buffer(512) };
+	struct told told = {};
+	struct qcow2_chain *old;
+	struct disk d = {};
+	u64 reads;
+
+	make_stack(&st);
+	copy_file(&st, 1, 2);
+	st.nr = 2;
+	open_disk(&d, &st, 0, false);
+	memfile_hold(st.files[1], 1U << MEMFILE_READ, 0, cluster);
+	start(&d, &op, QCOW2_OP_READ, 0, 512);
+	wait_for(memfile_holds(st.files[1]), "the read does not begin");
+	old = replace_layers(&d, &st, other, 1);
+	begin_to_wait(&d, &told);
+	reads = memfile_count(st.files[1], MEMFILE_READ);
+	read_all(&d);
+	rcu_barrier();
+	usleep(20000);
+	expect(!is_told(&told), "a layer is read, and nobody uses it");
+	expect(memfile_count(st.files[1], MEMFILE_READ) == reads,
+	       "the old layer is read still");
+	memfile_release(st.files[1]);
+	expect(!finish(&op), "the read failed");
+	expect(!memcmp(op.buf, d.content, 512), "other data");
+	wait_for(is_told(&told), "nobody is told");
+	qcow2_chain_put(old);
+	memfile_destroy(st.files[1]);
+	read_all(&d);
+	close_disk(&d);
+	free(op.buf);
+	memfile_destroy(st.files[0]);
+	memfile_destroy(st.files[2]);
+}
+
+/* What the old chain had in its second layer the new one has in its first. */
+static void places_are_found_anew(const struct shape *shape)
+{
+	static const unsigned int other[] = { 3, 4 };
+	u64 cluster = 1ULL << shape->base.cluster_bits;
+	struct stack st = {
+		.nr = 5,
+		.sketches = {
+			{ .base = shape->base, .map = "........" },
+			{ .base = shape->base, .map = "........" },
+			{ .base = shape->base, .map = "dddddddd",
+			  .bottom = true },
+			{ .base = shape->base, .map = "dddddddd" },
+			{ .bytes = 8 * cluster },
+		},
+	};
+	struct qcow2_chain *old;
+	struct disk d = {};
+
+	make_stack(&st);
+	/* The same, but it names a backing file. */
+	copy_file(&st, 2, 3);
+	store_header(st.files[3], &st.sketches[3], 8 * cluster, 1);
+	st.nr = 3;
+	open_disk(&d, &st, 0, false);
+	read_all(&d);
+	old = replace_layers(&d, &st, other, 2);
+	qcow2_epoch_synchronize(d.img);
+	qcow2_chain_put(old);
+	read_all(&d);
+	close_disk(&d);
+	st.nr = 5;
+	destroy_stack(&st);
+}
+
+static void expect_no_chain(struct disk *d, const struct stack *st,
+			    const unsigned int *which, unsigned int nr,
+			    int error)
+{
+	struct qcow2_image *layers[MAX_IMAGES];
+	struct qcow2_reason why = {};
+	struct qcow2_chain *chain;
+
+	get_layers(st, which, nr, layers);
+	chain = qcow2_chain_prepare(d->img, layers, nr, &why);
+	expect(IS_ERR(chain), "%u layers were taken", nr);
+	expect(PTR_ERR(chain) == error && why.text[0], "%ld, wanted %d: %s",
+	       PTR_ERR(chain), error, why.text);
+	while (nr)
+		qcow2_layer_put(layers[--nr]);
+}
+
+static void other_chains_are_checked(const struct shape *shape)
+{
+	const struct memfile_options coarse = { .align = 4096 };
+	static const unsigned int upside_down[] = { 4, 3 }, short_one[] = { 2 };
+	static const unsigned int on_coarse[] = { 2, 3, 5 };
+	static const unsigned int beneath[] = { 3, 4 }, shown[] = { 2, 3, 4 };
+	struct stack st = common(shape);
+	struct disk d = {}, view = {};
+	struct qcow2_chain *old;
+	long long live;
+
+	make_stack(&st);
+	st.files[5] = memfile_create(&coarse);
+	copy_file(&st, 4, 5);
+	live = shim_live_allocations();
+	open_disk(&d, &st, 1, false);
+	open_disk(&view, &st, 2, true);
+	expect_no_chain(&d, &st, NULL, 0, -EINVAL);
+	expect_no_chain(&d, &st, short_one, 1, -EINVAL);
+	expect_no_chain(&d, &st, upside_down, 2, -EINVAL);
+	expect_no_chain(&d, &st, on_coarse, 3, -EOPNOTSUPP);
+	expect_no_chain(&view, &st, beneath, 2, -EINVAL);
+	old = replace_layers(&view, &st, shown, 3);
+	qcow2_epoch_synchronize(view.img);
+	qcow2_chain_put(old);
+	read_all(&d);
+	read_all(&view);
+	close_disk(&view);
+	close_disk(&d);
+	rcu_barrier();
+	expect(shim_live_allocations() == live, "%lld allocations are left",
+	       shim_live_allocations() - live);
+	memfile_destroy(st.files[5]);
+	destroy_stack(&st);
+}
+
 static const struct test_case cases[] = {
 	TEST_CASE(layers_are_shared, shapes),
 	TEST_CASE(ways_are_told_apart, once),
@@ -1143,6 +1433,10 @@ static const struct test_case cases[] = {
 	TEST_CASE(discard_shows_nothing, shapes),
 	TEST_CASE(nothing_to_hide, shapes),
 	TEST_CASE(version_2_hides_by_writing, version_2),
+	TEST_CASE(layers_are_replaced, shapes),
+	TEST_CASE(dropped_layer_outlives_its_reads, shapes),
+	TEST_CASE(places_are_found_anew, shapes),
+	TEST_CASE(other_chains_are_checked, once),
 };
 
 int main(int argc, char **argv)

@@ -489,7 +489,7 @@ static struct range discarded(const struct workload *w,
 	u64 end = range->offset + range->bytes;
 
 	/* It has no entry for what hides a backing file. */
-	if (w->img->geo.version < 3 && w->img->chain.nr)
+	if (w->img->geo.version < 3 && w->img->chain)
 		end = 0;
 	if (end && end < w->bytes)
 		end = round_down(end, unit);

@@ -22,6 +22,12 @@
  * cluster, in pages that are made when something is remembered and dropped,
  * one by one, when there are too many.  With all tables cached a search is one
  * for the clusters around too.
+ *
+ * A chain is an object behind an RCU pointer, and so can be replaced while I/O runs.
+ * It never changes but for what is remembered, which goes with it: another chain has
+ * to be searched anew.  An operation finds it once for each look-up, in its epoch, and
+ * uses its layers until it leaves that; who only looks at it may do so under RCU.  So
+ * the old one and its layers are nobody's any more when the epoch has been waited for.
  */
 
 #include <linux/container_of.h>
@@ -31,7 +37,9 @@
 #include <linux/list.h>
 #include <linux/math64.h>
 #include <linux/minmax.h>
+#include <linux/mm.h>
 #include <linux/mutex.h>
+#include <linux/overflow.h>
 #include <linux/rcupdate.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
@@ -315,39 +323,58 @@ static u32 own_block(const struct qcow2_image *img)
 		   qcow2_file_align(qcow2_data_file(img)));
 }
 
-static u32 chain_block(const struct qcow2_image *img)
+/* The largest that one of its files needs, for all. */
+static u32 chain_block(const struct qcow2_image *img,
+		       const struct qcow2_chain *chain)
 {
-	const struct qcow2_chain *chain = &img->chain;
 	u32 block = own_block(img);
 	u32 i;
 
-	for (i = 0; i < chain->nr; i++)
+	for (i = 0; chain && i < chain->nr; i++)
 		block = max(block, own_block(chain->layers[i]));
 	return block;
 }
 
-static int check_chain(struct qcow2_image *img, struct qcow2_reason *why)
+static int check_chain(const struct qcow2_image *img,
+		       const struct qcow2_chain *chain, u32 block,
+		       struct qcow2_reason *why)
 {
-	const struct qcow2_chain *chain = &img->chain;
 	struct qcow2_reason rule = {};
 	int ret = 0;
 	u32 i;
 
-	/* The largest that one of its files needs, for all. */
-	img->block_bytes = chain_block(img);
 	if (!qcow2_image_is_view(img))
-		ret = check_backing(img, chain->nr, why) ?:
-		      qcow2_check_blocks(img, img->block_bytes, why);
-	for (i = 0; i < chain->nr && !ret; i++) {
+		ret = check_backing(img, chain, why) ?:
+		      qcow2_check_blocks(img, block, why);
+	for (i = 0; chain && i < chain->nr && !ret; i++) {
 		const struct qcow2_image *layer = chain->layers[i];
 
 		ret = check_backing(layer, i + 1 < chain->nr, &rule) ?:
-		      qcow2_check_blocks(layer, img->block_bytes, &rule);
+		      qcow2_check_blocks(layer, block, &rule);
 		if (ret)
 			qcow2_refuse(why, ret, "%s: %s", layer->name,
 				     rule.text);
 	}
 	return ret;
+}
+
+/* NULL without layers. */
+static struct qcow2_chain *alloc_chain(struct qcow2_image *img,
+				       struct qcow2_image **layers, u32 nr)
+{
+	struct qcow2_chain *chain;
+
+	if (!nr)
+		return NULL;
+	chain = kvzalloc(struct_size(chain, layers, nr), GFP_KERNEL);
+	if (!chain)
+		return ERR_PTR(-ENOMEM);
+	chain->img = img;
+	chain->nr = nr;
+	memcpy(chain->layers, layers, nr * sizeof(*layers));
+	xa_init(&chain->depths);
+	mutex_init(&chain->lock);
+	return chain;
 }
 
 /**
@@ -365,21 +392,14 @@ int qcow2_chain_init(struct qcow2_image *img,
 		     const struct qcow2_options *options,
 		     struct qcow2_reason *why)
 {
-	struct qcow2_chain *chain = &img->chain;
+	struct qcow2_chain *chain;
 
-	xa_init(&chain->depths);
-	mutex_init(&chain->lock);
-	if (options->nr_layers) {
-		chain->layers = kvmalloc_array(options->nr_layers,
-					       sizeof(*chain->layers),
-					       GFP_KERNEL);
-		if (!chain->layers)
-			return qcow2_refuse(why, -ENOMEM, "out of memory");
-		memcpy(chain->layers, options->layers,
-		       options->nr_layers * sizeof(*chain->layers));
-	}
-	chain->nr = options->nr_layers;
-	return check_chain(img, why);
+	chain = alloc_chain(img, options->layers, options->nr_layers);
+	if (IS_ERR(chain))
+		return qcow2_refuse(why, -ENOMEM, "out of memory");
+	RCU_INIT_POINTER(img->chain, chain);
+	img->block_bytes = chain_block(img, chain);
+	return check_chain(img, chain, img->block_bytes, why);
 }
 
 /*
@@ -404,22 +424,112 @@ struct depths_page {
 /* Pages of an image: 8 MiB, for 256 GiB with clusters of 64 KiB. */
 #define MAX_DEPTHS_PAGES	4096
 
+static void free_chain(struct qcow2_chain *chain)
+{
+	struct depths_page *page;
+	unsigned long index;
+
+	if (!chain)
+		return;
+	xa_for_each(&chain->depths, index, page)
+		kfree(page);
+	xa_destroy(&chain->depths);
+	mutex_destroy(&chain->lock);
+	kvfree(chain);
+}
+
 /**
- * qcow2_chain_exit() - forget what was remembered of a chain
+ * qcow2_chain_exit() - forget what qcow2_chain_init() made of layers
  * @img: the image; nothing reads it any more.  The references to its layers are
  *	the caller's.
  */
 void qcow2_chain_exit(struct qcow2_image *img)
 {
-	struct qcow2_chain *chain = &img->chain;
-	struct depths_page *page;
-	unsigned long index;
+	free_chain(rcu_dereference_protected(img->chain, true));
+	RCU_INIT_POINTER(img->chain, NULL);
+}
 
-	xa_for_each(&chain->depths, index, page)
-		kfree(page);
-	xa_destroy(&chain->depths);
-	mutex_destroy(&chain->lock);
-	kvfree(chain->layers);
+/**
+ * qcow2_chain_prepare() - make another chain for an attached image
+ * @img: the image
+ * @layers: those of the new chain, one at least; the references are handed over on
+ *	success, the array is not
+ * @nr: number of them
+ * @why: filled in on failure
+ *
+ * An image with layers keeps having some, and one without has none.  Of a view the
+ * first one stays, which is what it shows.  No file may need larger blocks than the
+ * device has.
+ *
+ * Context: sleeps.
+ * Return: the chain, for qcow2_chain_replace() or qcow2_chain_put(), or an ERR_PTR.
+ */
+struct qcow2_chain *qcow2_chain_prepare(struct qcow2_image *img,
+					struct qcow2_image **layers, u32 nr,
+					struct qcow2_reason *why)
+{
+	struct qcow2_chain *chain;
+	int ret;
+
+	if (!nr || (qcow2_image_is_view(img) &&
+		    layers[0] != qcow2_image_shown(img)))
+		return ERR_PTR(qcow2_refuse(why, -EINVAL,
+					    "what the device shows cannot be replaced"));
+	chain = alloc_chain(img, layers, nr);
+	if (IS_ERR(chain))
+		return ERR_PTR(qcow2_refuse(why, -ENOMEM, "out of memory"));
+	if (chain_block(img, chain) > img->block_bytes)
+		ret = qcow2_refuse(why, -EOPNOTSUPP,
+				   "direct I/O on a file of the chain needs blocks of %u bytes, but the device has blocks of %u",
+				   chain_block(img, chain), img->block_bytes);
+	else
+		ret = check_chain(img, chain, img->block_bytes, why);
+	if (!ret)
+		return chain;
+	free_chain(chain);
+	return ERR_PTR(ret);
+}
+
+/**
+ * qcow2_chain_replace() - have an attached image lie on other layers
+ * @img: the image
+ * @chain: from qcow2_chain_prepare(); the image's from now on
+ *
+ * The guest must find the same in both chains, as some operations go by the old one
+ * until qcow2_epoch_call() says that they have ended; then, and not before, the old
+ * one is given back.  With a mutex held that everybody takes who replaces it.
+ *
+ * Context: meta_lock held.
+ * Return: the old chain, for qcow2_chain_put().
+ */
+struct qcow2_chain *qcow2_chain_replace(struct qcow2_image *img,
+					struct qcow2_chain *chain)
+{
+	lockdep_assert_held(&img->meta_lock);
+	return rcu_replace_pointer(img->chain, chain,
+				   lockdep_is_held(&img->meta_lock));
+}
+
+/**
+ * qcow2_chain_put() - give a chain and its layers back
+ * @chain: nobody uses it any more; or NULL
+ *
+ * Context: sleeps, may do I/O.
+ */
+void qcow2_chain_put(struct qcow2_chain *chain)
+{
+	u32 i;
+
+	for (i = 0; chain && i < chain->nr; i++)
+		qcow2_layer_put(chain->layers[i]);
+	free_chain(chain);
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_chain_put);
+
+/* In an epoch of the image's, or under RCU; NULL without layers. */
+static struct qcow2_chain *chain_of(const struct qcow2_image *img)
+{
+	return rcu_dereference_check(img->chain, true);
 }
 
 /**
@@ -427,17 +537,17 @@ void qcow2_chain_exit(struct qcow2_image *img)
  * @img: the image
  * @depth: 0 for what the image shows, 1 for its backing file, and so on
  *
- * Context: any.
+ * Context: any, in an epoch of the image's, in which the layer may be used.
  * Return: the image or layer; NULL behind the last.
  */
 struct qcow2_image *qcow2_chain_layer(struct qcow2_image *img, u32 depth)
 {
-	const struct qcow2_chain *chain = &img->chain;
+	const struct qcow2_chain *chain = chain_of(img);
 
 	/* A view has what it shows among its layers. */
 	if (!qcow2_image_is_view(img) && !depth--)
 		return img;
-	return depth < chain->nr ? chain->layers[depth] : NULL;
+	return chain && depth < chain->nr ? chain->layers[depth] : NULL;
 }
 
 /**
@@ -445,12 +555,15 @@ struct qcow2_image *qcow2_chain_layer(struct qcow2_image *img, u32 depth)
  * @img: the image
  * @guest_offset: in bytes
  *
+ * Context: any, in an epoch of the image's.
  * Return: true unless what is not allocated there reads as zeroes for sure.
  */
 bool qcow2_shows_backing(const struct qcow2_image *img, u64 guest_offset)
 {
-	return img->chain.nr &&
-	       guest_offset < img->chain.layers[0]->geo.virtual_bytes;
+	const struct qcow2_chain *chain = chain_of(img);
+
+	return chain &&
+	       guest_offset < qcow2_virtual_bytes(chain->layers[0]);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_shows_backing);
 
@@ -471,7 +584,7 @@ typedef int map_fn(struct qcow2_image *layer, u64 guest_offset, u64 bytes,
 static int map_in_layer(struct qcow2_image *layer, u64 guest_offset, u64 bytes,
 			struct qcow2_extent *extent, map_fn *map)
 {
-	u64 end = layer->geo.virtual_bytes;
+	u64 end = qcow2_virtual_bytes(layer);
 
 	if (guest_offset < end)
 		return map(layer, guest_offset, min(bytes, end - guest_offset),
@@ -594,17 +707,17 @@ static void found_at_depth(const struct qcow2_geometry *geo,
 	}
 }
 
-static int search_layer(struct qcow2_image *img, u32 i, struct depth_search *s,
-			map_fn *map)
+static int search_layer(struct qcow2_chain *chain, u32 i,
+			struct depth_search *s, map_fn *map)
 {
-	const struct qcow2_geometry *geo = &img->geo;
+	const struct qcow2_geometry *geo = &chain->img->geo;
 	u64 start = s->cluster << geo->cluster_bits;
 	u64 end = (s->cluster + s->nr) << geo->cluster_bits;
 	struct qcow2_extent extent;
 	int ret;
 
 	for (; start < end && s->unknown; start += extent.bytes) {
-		ret = map_in_layer(img->chain.layers[i], start, end - start,
+		ret = map_in_layer(chain->layers[i], start, end - start,
 				   &extent, map);
 		if (ret)
 			return ret;
@@ -614,39 +727,39 @@ static int search_layer(struct qcow2_image *img, u32 i, struct depth_search *s,
 	return 0;
 }
 
-static int search_layers(struct qcow2_image *img, struct depth_search *s,
+static int search_layers(struct qcow2_chain *chain, struct depth_search *s,
 			 map_fn *map)
 {
-	struct qcow2_chain *chain = &img->chain;
-	u64 clusters = (u64)s->nr << img->geo.cluster_bits;
+	const struct qcow2_geometry *geo = &chain->img->geo;
+	u64 clusters = (u64)s->nr << geo->cluster_bits;
 	int ret;
 	u32 i;
 
 	s->unknown = s->nr;
 	for (i = 0; i < chain->nr && s->unknown; i++) {
-		ret = search_layer(img, i, s, map);
+		ret = search_layer(chain, i, s, map);
 		if (ret)
 			return ret;
 	}
 	/* Nothing anywhere: a search may begin behind the last one. */
-	found_at_depth(&img->geo, s, s->cluster << img->geo.cluster_bits,
-		       clusters, chain->nr + 1);
+	found_at_depth(geo, s, s->cluster << geo->cluster_bits, clusters,
+		       chain->nr + 1);
 	return 0;
 }
 
-static int find_depth(struct qcow2_image *img, u64 cluster, u32 *depth)
+static int find_depth(struct qcow2_chain *chain, u64 cluster, u32 *depth)
 {
 	struct depth_search s = { .cluster = cluster, .nr = 1 };
 	int ret;
 
-	*depth = known_depth(&img->chain, cluster);
+	*depth = known_depth(chain, cluster);
 	if (*depth)
 		return 0;
-	ret = search_layers(img, &s, qcow2_map);
+	ret = search_layers(chain, &s, qcow2_map);
 	if (ret)
 		return ret;
 	*depth = s.depth[0];
-	remember_depth(&img->chain, cluster, *depth);
+	remember_depth(chain, cluster, *depth);
 	return 0;
 }
 
@@ -654,36 +767,37 @@ static int find_depth(struct qcow2_image *img, u64 cluster, u32 *depth)
  * For the group of @nr clusters that one is in.  The first one to look in an area
  * needs a worker, which has memory for the page.
  */
-static int search_cached(struct qcow2_image *img, u64 cluster, u32 nr,
+static int search_cached(struct qcow2_chain *chain, u64 cluster, u32 nr,
 			 u32 *depth)
 {
 	struct depth_search s = {
 		.cluster = round_down(cluster, nr),
 		.nr = nr,
 	};
-	int ret = search_layers(img, &s, qcow2_map_cached);
+	int ret = search_layers(chain, &s, qcow2_map_cached);
 
 	if (ret)
 		return ret;
-	if (!store_depths(&img->chain, s.cluster, nr, s.depth))
+	if (!store_depths(chain, s.cluster, nr, s.depth))
 		return -EAGAIN;
 	*depth = s.depth[cluster - s.cluster];
 	return 0;
 }
 
-static int find_depth_cached(struct qcow2_image *img, u64 cluster, u32 *depth)
+static int find_depth_cached(struct qcow2_chain *chain, u64 cluster,
+			     u32 *depth)
 {
-	u32 nr = clamp(NEIGHBOURS_BYTES >> img->geo.cluster_bits, 1,
+	u32 nr = clamp(NEIGHBOURS_BYTES >> chain->img->geo.cluster_bits, 1,
 		       NEIGHBOURS);
 	int ret;
 
-	*depth = known_depth(&img->chain, cluster);
+	*depth = known_depth(chain, cluster);
 	if (*depth)
 		return 0;
-	ret = search_cached(img, cluster, nr, depth);
+	ret = search_cached(chain, cluster, nr, depth);
 	/* What is not cached may be that of neighbours only. */
 	if (ret && nr > 1)
-		ret = search_cached(img, cluster, 1, depth);
+		ret = search_cached(chain, cluster, 1, depth);
 	return ret;
 }
 
@@ -691,16 +805,16 @@ static int find_depth_cached(struct qcow2_image *img, u64 cluster, u32 *depth)
  * Where to begin, counted from 1; *@bytes is shortened to clusters with the same
  * answer.  What cannot be read is found again by the search itself.
  */
-static u32 begin_at(struct qcow2_image *img, u64 guest_offset, u64 *bytes)
+static u32 begin_at(struct qcow2_chain *chain, u64 guest_offset, u64 *bytes)
 {
-	const struct qcow2_geometry *geo = &img->geo;
+	const struct qcow2_geometry *geo = &chain->img->geo;
 	u64 cluster = guest_offset >> geo->cluster_bits;
 	u64 covered = geo->cluster_bytes - qcow2_into_cluster(geo, guest_offset);
 	u32 depth, next;
 
-	if (find_depth(img, cluster, &depth))
+	if (find_depth(chain, cluster, &depth))
 		depth = 1;
-	while (covered < *bytes && !find_depth(img, ++cluster, &next) &&
+	while (covered < *bytes && !find_depth(chain, ++cluster, &next) &&
 	       next == depth)
 		covered += geo->cluster_bytes;
 	*bytes = min(*bytes, covered);
@@ -708,10 +822,9 @@ static u32 begin_at(struct qcow2_image *img, u64 guest_offset, u64 *bytes)
 }
 
 /* From layer @i on, counted from 0. */
-static int search(struct qcow2_image *img, u32 i, u64 guest_offset, u64 bytes,
+static int search(struct qcow2_chain *chain, u32 i, u64 guest_offset, u64 bytes,
 		  struct qcow2_extent *extent, map_fn *map)
 {
-	struct qcow2_chain *chain = &img->chain;
 	int ret;
 
 	for (; i < chain->nr; i++) {
@@ -723,20 +836,20 @@ static int search(struct qcow2_image *img, u32 i, u64 guest_offset, u64 bytes,
 	}
 	*extent = (struct qcow2_extent) {
 		.type = QCOW2_SUBCLUSTER_ZERO_PLAIN,
-		.img = img,
+		.img = chain->img,
 		.bytes = bytes,
 	};
 	return 0;
 }
 
-static int resolve_beneath(struct qcow2_image *img, u64 guest_offset, u64 bytes,
-			   struct qcow2_extent *extent)
+static int resolve_beneath(struct qcow2_chain *chain, u64 guest_offset,
+			   u64 bytes, struct qcow2_extent *extent)
 {
 	u32 i = 0;
 
-	if (img->chain.nr > 1)
-		i = begin_at(img, guest_offset, &bytes) - 1;
-	return search(img, i, guest_offset, bytes, extent, qcow2_map);
+	if (chain->nr > 1)
+		i = begin_at(chain, guest_offset, &bytes) - 1;
+	return search(chain, i, guest_offset, bytes, extent, qcow2_map);
 }
 
 /*
@@ -746,9 +859,10 @@ static int resolve_beneath(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 static int resolve_view(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 			struct qcow2_extent *extent)
 {
-	int ret = resolve_beneath(img, guest_offset, bytes, extent);
+	struct qcow2_chain *chain = chain_of(img);
+	int ret = resolve_beneath(chain, guest_offset, bytes, extent);
 
-	if (ret != -EUCLEAN || !qcow2_image_needs_check(img->chain.layers[0]))
+	if (ret != -EUCLEAN || !qcow2_image_needs_check(chain->layers[0]))
 		return ret;
 	return qcow2_image_fail(img, ret,
 				"damaged metadata for guest offset 0x%llx",
@@ -763,40 +877,46 @@ static int resolve_view(struct qcow2_image *img, u64 guest_offset, u64 bytes,
  * @extent: filled in as by qcow2_map(); what is unallocated here is so in the
  *	whole chain, and reads as zeroes
  *
- * Context: as qcow2_map().
+ * Context: as qcow2_map(); in an epoch of the image's, in which what was found in a
+ * layer may be used.
  * Return: as qcow2_map().
  */
 int qcow2_resolve(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 		  struct qcow2_extent *extent)
 {
+	struct qcow2_chain *chain;
 	int ret;
 
 	if (qcow2_image_is_view(img))
 		return resolve_view(img, guest_offset, bytes, extent);
 	ret = qcow2_map(img, guest_offset, bytes, extent);
-	if (ret || !is_unallocated(extent) || !img->chain.nr)
+	if (ret || !is_unallocated(extent))
 		return ret;
-	return resolve_beneath(img, guest_offset, extent->bytes, extent);
+	chain = chain_of(img);
+	if (!chain)
+		return 0;
+	return resolve_beneath(chain, guest_offset, extent->bytes, extent);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_resolve);
 
 /* In one cluster. */
-static int resolve_beneath_cached(struct qcow2_image *img, u64 guest_offset,
+static int resolve_beneath_cached(struct qcow2_chain *chain, u64 guest_offset,
 				  u64 bytes, struct qcow2_extent *extent)
 {
-	const struct qcow2_geometry *geo = &img->geo;
+	const struct qcow2_geometry *geo = &chain->img->geo;
 	u32 depth = 1;
 	int ret;
 
-	if (img->chain.nr > 1) {
-		ret = find_depth_cached(img, guest_offset >> geo->cluster_bits,
+	if (chain->nr > 1) {
+		ret = find_depth_cached(chain,
+					guest_offset >> geo->cluster_bits,
 					&depth);
 		if (ret)
 			return ret;
 		bytes = min_t(u64, bytes, geo->cluster_bytes -
 			      qcow2_into_cluster(geo, guest_offset));
 	}
-	return search(img, depth - 1, guest_offset, bytes, extent,
+	return search(chain, depth - 1, guest_offset, bytes, extent,
 		      qcow2_map_cached);
 }
 
@@ -813,12 +933,18 @@ static int resolve_beneath_cached(struct qcow2_image *img, u64 guest_offset,
 int qcow2_resolve_cached(struct qcow2_image *img, u64 guest_offset, u64 bytes,
 			 struct qcow2_extent *extent)
 {
+	struct qcow2_chain *chain;
 	int ret;
 
 	if (qcow2_image_is_view(img))
-		return resolve_beneath_cached(img, guest_offset, bytes, extent);
+		return resolve_beneath_cached(chain_of(img), guest_offset,
+					      bytes, extent);
 	ret = qcow2_map_cached(img, guest_offset, bytes, extent);
-	if (ret || !is_unallocated(extent) || !img->chain.nr)
+	if (ret || !is_unallocated(extent))
 		return ret;
-	return resolve_beneath_cached(img, guest_offset, extent->bytes, extent);
+	chain = chain_of(img);
+	if (!chain)
+		return 0;
+	return resolve_beneath_cached(chain, guest_offset, extent->bytes,
+				      extent);
 }

@@ -531,11 +531,13 @@ static int zero_some(struct qcow2_io *io, bool keep)
  * qcow2_can_discard() - is there an entry for what reads as zeroes?
  * @img: the image
  *
+ * Whether there are layers never changes.
+ *
  * Return: false if a backing file would show through instead.
  */
 bool qcow2_can_discard(const struct qcow2_image *img)
 {
-	return img->geo.version > 2 || !img->chain.nr;
+	return img->geo.version > 2 || !rcu_access_pointer(img->chain);
 }
 
 static void finish(struct qcow2_io *io, int ret)

@@ -1035,15 +1035,15 @@ void qcow2_set_virtual_bytes(struct qcow2_image *img, u64 bytes)
  */
 struct qcow2_image *qcow2_image_shown(struct qcow2_image *img)
 {
-	return qcow2_image_is_view(img) ? img->chain.layers[0] : img;
-}
+	struct qcow2_image *shown;
 
-static void put_layers(struct qcow2_image *img)
-{
-	u32 i;
-
-	for (i = 0; i < img->chain.nr; i++)
-		qcow2_layer_put(img->chain.layers[i]);
+	if (!qcow2_image_is_view(img))
+		return img;
+	/* The chain may be replaced, but not its first layer. */
+	rcu_read_lock();
+	shown = rcu_dereference(img->chain)->layers[0];
+	rcu_read_unlock();
+	return shown;
 }
 
 /**
@@ -1067,8 +1067,7 @@ int qcow2_image_close(struct qcow2_image *img)
 	free_engine(img);
 	if (!qcow2_image_is_view(img))
 		close_files(img);
-	put_layers(img);
-	qcow2_chain_exit(img);
+	qcow2_chain_put(rcu_dereference_protected(img->chain, true));
 	free_serving(img);
 	return ret;
 }

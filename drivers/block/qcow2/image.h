@@ -515,22 +515,24 @@ enum qcow2_image_flags {
 
 /**
  * struct qcow2_chain - what lies beneath an image
- * @layers: the first is next to the image; each is a reference
- * @nr: number of them
+ * @img: the image; never changes
+ * @nr: number of @layers, never 0; never changes
  * @depths: struct depths_page: where the search begins, see backing.c
  * @lock: protects @nr_pages and @hand; nothing is taken inside
  * @nr_pages: number of pages in @depths
  * @hand: where to look for a page in @depths that can go
+ * @layers: the first is next to the image; each is a reference.  Never changes
  *
- * @layers and @nr never change while the image is open.
+ * Other layers, or more or less of them, are another chain.
  */
 struct qcow2_chain {
-	struct qcow2_image **layers;
+	struct qcow2_image *img;
 	u32 nr;
 	struct xarray depths;
 	struct mutex lock;
 	unsigned int nr_pages;
 	unsigned long hand;
+	struct qcow2_image *layers[];
 };
 
 /**
@@ -623,7 +625,8 @@ struct qcow2_stream {
  * @geo: the header; its L1 and refcount table members follow growth.  Of a raw
  *	layer only the size.
  * @block_bytes: what guest offsets and lengths are multiples of
- * @chain: the layers beneath
+ * @chain: the layers beneath, NULL if there are none.  Changed under meta_lock; read in
+ *	an epoch or under RCU
  * @shared: how a layer is shared, see backing.c
  * @wq: what may sleep runs here, but for most writes; a layer has none
  * @write_wq: writes, see qcow2_io_queue()
@@ -740,7 +743,7 @@ struct qcow2_image {
 	struct qcow2_file *data_file;
 	struct qcow2_geometry geo;
 	u32 block_bytes;
-	struct qcow2_chain chain;
+	struct qcow2_chain __rcu *chain;
 	struct qcow2_shared *shared;
 	struct workqueue_struct *wq;
 	struct workqueue_struct *write_wq;
@@ -961,6 +964,12 @@ int qcow2_chain_init(struct qcow2_image *img,
 		     const struct qcow2_options *options,
 		     struct qcow2_reason *why);
 void qcow2_chain_exit(struct qcow2_image *img);
+struct qcow2_chain *qcow2_chain_prepare(struct qcow2_image *img,
+					struct qcow2_image **layers, u32 nr,
+					struct qcow2_reason *why);
+struct qcow2_chain *qcow2_chain_replace(struct qcow2_image *img,
+					struct qcow2_chain *chain);
+void qcow2_chain_put(struct qcow2_chain *chain);
 int qcow2_check_blocks(const struct qcow2_image *img, u32 block,
 		       struct qcow2_reason *why);
 struct qcow2_image *qcow2_chain_layer(struct qcow2_image *img, u32 depth);

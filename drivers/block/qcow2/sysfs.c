@@ -153,13 +153,14 @@ static void add_file(struct chain_text *text, const char *role,
 
 static void add_layers(struct chain_text *text, struct qcow2_image *img)
 {
+	struct qcow2_epoch *epoch = qcow2_epoch_enter(img);
 	const struct qcow2_image *layer;
 	u32 depth;
 
 	for (depth = 0; text->done < text->room; depth++) {
 		layer = qcow2_chain_layer(img, depth);
 		if (!layer)
-			return;
+			break;
 		add_file(text, depth ? "backing" : "image",
 			 test_bit(QCOW2_IMAGE_RAW, &layer->flags) ? "raw" :
 								    "qcow2",
@@ -167,6 +168,7 @@ static void add_layers(struct chain_text *text, struct qcow2_image *img)
 		if (layer->data_file)
 			add_file(text, "data", "raw", layer->data_file);
 	}
+	qcow2_epoch_exit(epoch);
 }
 
 static ssize_t chain_read(struct file *filp, struct kobject *kobj,
