@@ -4,8 +4,6 @@
  */
 
 #include <linux/errno.h>
-#include <linux/mm.h>
-#include <linux/slab.h>
 
 #include "fixture.h"
 
@@ -124,24 +122,18 @@ KUNIT_ARRAY_PARAM_DESC(snapshot, snapshot_rows, name);
 
 static void add_snapshots(struct kunit *test, struct qcow2_image *img)
 {
-	struct qcow2_l1_place *place = kvmalloc_array(2, sizeof(*place),
-						      GFP_KERNEL);
+	struct qcow2_snapshots *snapshots = qcow2_snapshots_alloc(2);
 
-	KUNIT_ASSERT_NOT_NULL(test, place);
-	place[0] = (struct qcow2_l1_place){
-		.offset = ONE_L1,
-		.entries = 2,
-		.max_end = ONE_L1 + 16,
-	};
-	place[1] = (struct qcow2_l1_place){
-		.offset = OTHER_L1,
-		.entries = CLUSTER / 8 + 2,
-		.max_end = OTHER_L1 + CLUSTER + 16,
-	};
-	img->geo.snapshots_offset = SNAPSHOT_TABLE;
-	img->snapshots.table_bytes = 100;
-	img->snapshots.l1_tables = place;
-	img->snapshots.nr = 2;
+	KUNIT_ASSERT_NOT_NULL(test, snapshots);
+	qcow2_snapshots_add_l1(snapshots, OTHER_L1, CLUSTER / 8 + 2);
+	qcow2_snapshots_add_l1(snapshots, ONE_L1, 2);
+	qcow2_snapshots_sort(snapshots);
+	snapshots->table_offset = SNAPSHOT_TABLE;
+	snapshots->table_bytes = 100;
+	mutex_lock(&img->meta_lock);
+	snapshots = qcow2_snapshots_replace(img, snapshots);
+	mutex_unlock(&img->meta_lock);
+	KUNIT_EXPECT_NULL(test, snapshots);
 }
 
 static void writes_over_snapshots(struct kunit *test)

@@ -208,7 +208,7 @@ static void table_may_end_with_the_file(struct kunit *test)
 	expect_open(test, ti, QCOW2_FILE_WRITABLE, 0, "");
 	extend_file(test, ti, end);
 	img = must_open(test, ti);
-	KUNIT_EXPECT_EQ(test, img->snapshots.table_bytes, end - TABLE);
+	KUNIT_EXPECT_EQ(test, img->snapshots->table_bytes, end - TABLE);
 	KUNIT_EXPECT_EQ(test, end - TABLE, 64 + 61);
 	qcow2_image_close(img);
 }
@@ -253,7 +253,7 @@ static void table_of_the_greatest_length(struct kunit *test)
 
 	extend_file(test, ti, write_table(test, ti, entries, nr));
 	img = must_open(test, ti);
-	KUNIT_EXPECT_EQ(test, img->snapshots.table_bytes, SZ_64M);
+	KUNIT_EXPECT_EQ(test, img->snapshots->table_bytes, SZ_64M);
 	qcow2_image_close(img);
 
 	entries[i].name_bytes++;
@@ -269,18 +269,19 @@ static void table_of_the_greatest_length(struct kunit *test)
 
 static bool in(struct qcow2_image *img, u64 cluster)
 {
-	return qcow2_is_inactive_l1(&img->snapshots, L1(cluster),
+	return qcow2_is_inactive_l1(img->snapshots, L1(cluster),
 				    L1(cluster + 1));
 }
 
 static void nothing_without_snapshots(struct kunit *test)
 {
 	struct test_image *ti = test_image(test, &layout);
-	const struct qcow2_snapshots *none = &ti->img->snapshots;
+	struct qcow2_snapshots *none = qcow2_snapshots_alloc(0);
 
-	KUNIT_EXPECT_EQ(test, none->table_bytes, 0);
-	KUNIT_EXPECT_NULL(test, none->l1_tables);
+	KUNIT_EXPECT_NULL(test, ti->img->snapshots);
+	KUNIT_ASSERT_NOT_NULL(test, none);
 	KUNIT_EXPECT_FALSE(test, qcow2_is_inactive_l1(none, 0, U64_MAX));
+	kvfree(none);
 }
 
 static void read_only_keeps_nothing(struct kunit *test)
@@ -292,7 +293,7 @@ static void read_only_keeps_nothing(struct kunit *test)
 	extend_file(test, ti, write_table(test, ti, two, 2));
 	img = open_again(ti, 0, &why);
 	KUNIT_ASSERT_FALSE_MSG(test, IS_ERR(img), "%s", why.text);
-	KUNIT_EXPECT_EQ(test, img->snapshots.nr, 0);
+	KUNIT_EXPECT_EQ(test, img->snapshots->nr, 0);
 	qcow2_image_close(img);
 }
 
@@ -306,7 +307,7 @@ static void edges_of_a_table(struct kunit *test)
 
 	extend_file(test, ti, write_table(test, ti, two, 1));
 	img = must_open(test, ti);
-	set = &img->snapshots;
+	set = img->snapshots;
 	KUNIT_EXPECT_FALSE(test, qcow2_is_inactive_l1(set, 0, start));
 	KUNIT_EXPECT_TRUE(test, qcow2_is_inactive_l1(set, 0, start + 1));
 	KUNIT_EXPECT_TRUE(test, qcow2_is_inactive_l1(set, end - 1, end));
@@ -338,7 +339,7 @@ static void tables_that_overlap(struct kunit *test)
 		KUNIT_EXPECT_EQ_MSG(test, (i >= 20 && i < 40) || i == 70,
 				    in(img, i), "cluster %u", i);
 	/* The one without entries is nowhere. */
-	KUNIT_EXPECT_FALSE(test, qcow2_is_inactive_l1(&img->snapshots, L1(45),
+	KUNIT_EXPECT_FALSE(test, qcow2_is_inactive_l1(img->snapshots, L1(45),
 						      L1(60)));
 	qcow2_image_close(img);
 }
@@ -365,8 +366,8 @@ static void as_many_snapshots_as_can_be(struct kunit *test)
 	kvfree(heads);
 	point_to_table(test, ti, TABLE, nr);
 	img = must_open(test, ti);
-	KUNIT_EXPECT_EQ(test, img->snapshots.nr, nr);
-	KUNIT_EXPECT_EQ(test, img->snapshots.table_bytes,
+	KUNIT_EXPECT_EQ(test, img->snapshots->nr, nr);
+	KUNIT_EXPECT_EQ(test, img->snapshots->table_bytes,
 			nr * sizeof(struct qcow2_disk_snapshot));
 	for (i = 0; i < 1000 + 2 * nr + 10; i++)
 		wrong += in(img, i) !=

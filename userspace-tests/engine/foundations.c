@@ -554,6 +554,112 @@ static void disk_grows_while_io_runs(const struct shape *shape)
 }
 
 /*
+ * Internal snapshots.
+ */
+
+static void replace_snapshots(struct disk *d, struct qcow2_snapshots *snapshots)
+{
+	mutex_lock(&d->img->meta_lock);
+	snapshots = qcow2_snapshots_replace(d->img, snapshots);
+	mutex_unlock(&d->img->meta_lock);
+	kvfree(snapshots);
+}
+
+static struct qcow2_snapshots *alloc_snapshots(u32 room)
+{
+	struct qcow2_snapshots *snapshots = qcow2_snapshots_alloc(room);
+
+	expect(snapshots, "no memory");
+	return snapshots;
+}
+
+/* As they are. */
+static struct qcow2_snapshots *copy_snapshots(struct disk *d)
+{
+	const struct qcow2_snapshots *old = d->img->snapshots;
+	struct qcow2_snapshots *new = alloc_snapshots(old->nr);
+	u32 i;
+
+	new->table_offset = old->table_offset;
+	new->table_bytes = old->table_bytes;
+	for (i = 0; i < old->nr; i++)
+		qcow2_snapshots_add_l1(new, old->l1_tables[i].offset,
+				       old->l1_tables[i].entries);
+	qcow2_snapshots_sort(new);
+	return new;
+}
+
+static void snapshots_are_replaced(const struct shape *shape)
+{
+	struct disk d = { .options = { .threads = 2, .delay_ns = 50000 } };
+	struct user users[2];
+	unsigned int i;
+
+	make_disk(&d, shape);
+	attach(&d);
+	write_new(&d, 0, SZ_128K);
+	expect(!d.img->snapshots, "there are snapshots");
+	expect(!detach(&d), "detach");
+	take_snapshot(&d);
+	attach(&d);
+	expect(d.img->snapshots && d.img->snapshots->nr == 1, "no snapshot");
+	begin_to_use(&users[0], &d, 0, SZ_64K);
+	begin_to_use(&users[1], &d, SZ_64K, SZ_128K);
+	for (i = 0; i < 300; i++) {
+		replace_snapshots(&d, copy_snapshots(&d));
+		usleep(300);
+	}
+	end_to_use(&users[0]);
+	end_to_use(&users[1]);
+	expect(!qcow2_image_needs_check(d.img), "a write hit a snapshot");
+	read_back(&d, 0, d.bytes);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+/* A snapshot whose table, or L1 table, lies at @host. */
+static struct qcow2_snapshots *snapshot_at(u64 host, bool table)
+{
+	struct qcow2_snapshots *snapshots = alloc_snapshots(2);
+
+	if (table) {
+		snapshots->table_offset = host;
+		snapshots->table_bytes = 100;
+	} else {
+		qcow2_snapshots_add_l1(snapshots, host, 7);
+		qcow2_snapshots_add_l1(snapshots, host / 2, 0);
+	}
+	qcow2_snapshots_sort(snapshots);
+	return snapshots;
+}
+
+/* It is where an entry leads, so the image is damaged, but as if by others. */
+static void new_snapshot_is_protected(const struct shape *shape)
+{
+	struct disk d = {};
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		make_disk(&d, shape);
+		attach(&d);
+		write_new(&d, 0, d.cluster);
+		write_new(&d, d.cluster, d.cluster);
+		replace_snapshots(&d, snapshot_at(host_of(&d, 0), i));
+		write_new(&d, d.cluster, d.cluster);
+		replace_snapshots(&d, NULL);
+		write_new(&d, 0, d.cluster);
+		/* From here on the fast path is sure of the cluster. */
+		write_new(&d, 0, d.cluster);
+		replace_snapshots(&d, snapshot_at(host_of(&d, 0), i));
+		expect(try_write(&d, 0, d.cluster),
+		       "a snapshot's metadata was written over");
+		expect(qcow2_image_needs_check(d.img), "nobody has seen it");
+		detach(&d);
+		destroy(&d);
+	}
+}
+
+/*
  * All of them.
  */
 
@@ -607,6 +713,8 @@ static const struct test_case cases[] = {
 	TEST_CASE(waiters_are_told_before_the_end, one_shape),
 	TEST_CASE(discard_goes_by_the_size_of_its_epoch, odd_shapes),
 	TEST_CASE(disk_grows_while_io_runs, odd_shapes),
+	TEST_CASE(snapshots_are_replaced, one_shape),
+	TEST_CASE(new_snapshot_is_protected, one_shape),
 };
 
 int main(int argc, char **argv)

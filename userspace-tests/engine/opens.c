@@ -413,7 +413,7 @@ static void a_snapshot_needs_its_head_only(const struct shape *shape)
 	expect(!detach(&d), "detach");
 	cut(&d, table + head);
 	attach(&d);
-	expect(d.img->snapshots.nr == 1, "%u L1 tables", d.img->snapshots.nr);
+	expect(d.img->snapshots->nr == 1, "%u L1 tables", d.img->snapshots->nr);
 	expect(!detach(&d), "detach");
 	cut(&d, table + head - 1);
 	must_refuse(&d, "cut off", "snapshot table entry 0 at offset");

@@ -638,13 +638,13 @@ static int count_l1(struct qcow2_counts *counts, u64 offset, u32 entries,
 
 static int count_l1_trees(struct qcow2_counts *counts)
 {
-	const struct qcow2_snapshots *snapshots = &counts->img->snapshots;
+	const struct qcow2_snapshots *snapshots = counts->img->snapshots;
 	const struct qcow2_geometry *geo = &counts->img->geo;
 	u32 i;
 	int ret;
 
 	ret = count_l1(counts, geo->l1_offset, geo->l1_entries, true);
-	for (i = 0; i < snapshots->nr && !ret; i++)
+	for (i = 0; snapshots && i < snapshots->nr && !ret; i++)
 		ret = count_l1(counts, snapshots->l1_tables[i].offset,
 			       snapshots->l1_tables[i].entries, false);
 	return ret ?: count_l2_tables(counts);
@@ -790,13 +790,24 @@ static int count_refblocks(struct qcow2_counts *counts)
 	return ret;
 }
 
+static int count_snapshot_table(struct qcow2_counts *counts)
+{
+	const struct qcow2_snapshots *snapshots = counts->img->snapshots;
+
+	if (!snapshots)
+		return 0;
+	return count_range(counts, snapshots->table_offset,
+			   snapshots->table_bytes, QCOW2_MARK_META,
+			   "the snapshot table");
+}
+
 static int count_inactive_l1(struct qcow2_counts *counts)
 {
-	const struct qcow2_snapshots *snapshots = &counts->img->snapshots;
+	const struct qcow2_snapshots *snapshots = counts->img->snapshots;
 	int ret = 0;
 	u32 i;
 
-	for (i = 0; i < snapshots->nr && !ret; i++)
+	for (i = 0; snapshots && i < snapshots->nr && !ret; i++)
 		ret = count_range(counts, snapshots->l1_tables[i].offset,
 				  snapshots->l1_tables[i].entries * sizeof(u64),
 				  QCOW2_MARK_META, "a snapshot's L1 table");
@@ -818,9 +829,7 @@ static int count_meta(struct qcow2_counts *counts)
 	ret = ret ?: count_range(counts, geo->l1_offset,
 				 geo->l1_entries * sizeof(u64),
 				 QCOW2_MARK_META, "the L1 table");
-	ret = ret ?: count_range(counts, geo->snapshots_offset,
-				 counts->img->snapshots.table_bytes,
-				 QCOW2_MARK_META, "the snapshot table");
+	ret = ret ?: count_snapshot_table(counts);
 	ret = ret ?: count_inactive_l1(counts);
 	if (!ret && bitmaps_count(geo))
 		ret = count_bitmaps(counts);

@@ -750,7 +750,7 @@ static void free_engine(struct qcow2_image *img)
 		exit_metadata(img);
 	qcow2_offsets_free(&img->l2_tables);
 	qcow2_offsets_free(&img->refblocks);
-	qcow2_snapshots_free(&img->snapshots);
+	kvfree(img->snapshots);
 	kvfree(rcu_dereference_protected(img->l1, true));
 	kvfree(img->reftable);
 }

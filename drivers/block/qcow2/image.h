@@ -76,8 +76,8 @@ int qcow2_refuse(struct qcow2_reason *why, int error, const char *fmt, ...);
  * @reftable_clusters: length of the refcount table
  * @l1_offset: host offset of the active L1 table
  * @reftable_offset: host offset of the refcount table
- * @nb_snapshots: number of internal snapshots
- * @snapshots_offset: host offset of the snapshot table
+ * @nb_snapshots: number of internal snapshots when the image was opened
+ * @snapshots_offset: host offset of the snapshot table, likewise
  * @nb_bitmaps: number of persistent bitmaps that mean something
  * @bitmaps_bytes: length of the bitmap directory, likewise
  * @bitmaps_offset: host offset of the bitmap directory, likewise
@@ -432,22 +432,35 @@ struct qcow2_l1_place {
 
 /**
  * struct qcow2_snapshots - where internal snapshots have their metadata
- * @table_bytes: length of the snapshot table, 0 without snapshots
+ * @table_offset: host offset of the snapshot table
+ * @table_bytes: its length
  * @nr: length of @l1_tables; 0 when the image is open read-only
+ * @room: how many fit
  * @l1_tables: the inactive L1 tables, sorted by offset
  *
- * Never changes while the image is open.
+ * All of it is true of one moment: no write may hit the table or one of the L1 tables.
+ * So it never changes once it is the image's; others are another object, see
+ * qcow2_snapshots_replace().  Who looks at it holds meta_lock, or is the only one who
+ * knows the image.
  */
 struct qcow2_snapshots {
+	u64 table_offset;
 	u64 table_bytes;
 	u32 nr;
-	struct qcow2_l1_place *l1_tables;
+	u32 room;
+	struct qcow2_l1_place l1_tables[];
 };
 
+struct qcow2_snapshots *qcow2_snapshots_alloc(u32 room);
+void qcow2_snapshots_add_l1(struct qcow2_snapshots *snapshots, u64 offset,
+			    u32 entries);
+void qcow2_snapshots_sort(struct qcow2_snapshots *snapshots);
 int qcow2_snapshots_read(struct qcow2_image *img, struct qcow2_reason *why);
+struct qcow2_snapshots *
+qcow2_snapshots_replace(struct qcow2_image *img,
+			struct qcow2_snapshots *snapshots);
 int qcow2_snapshot_find(struct qcow2_image *img, const char *wanted,
 			struct qcow2_reason *why);
-void qcow2_snapshots_free(struct qcow2_snapshots *snapshots);
 bool qcow2_is_inactive_l1(const struct qcow2_snapshots *snapshots, u64 start,
 			  u64 end);
 
@@ -645,7 +658,7 @@ struct qcow2_stream {
  * @reftable_entries: length of @reftable, under meta_lock
  * @l2_tables: offsets of the active L2 tables, under meta_lock
  * @refblocks: offsets of the refcount blocks, under meta_lock
- * @snapshots: where internal snapshots lie
+ * @snapshots: where internal snapshots lie, NULL if there are none; under meta_lock
  * @snapshot_id: of a layer that is opened as an internal snapshot: its ID, no
  *	more of it than %QCOW2_SNAPSHOT_NAME_MAX bytes; else NULL
  * @snapshot_name: likewise its name
@@ -765,7 +778,7 @@ struct qcow2_image {
 	u32 reftable_entries;
 	struct qcow2_offsets l2_tables;
 	struct qcow2_offsets refblocks;
-	struct qcow2_snapshots snapshots;
+	struct qcow2_snapshots *snapshots;
 	char *snapshot_id;
 	char *snapshot_name;
 	u64 free_hint;

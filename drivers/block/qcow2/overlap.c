@@ -205,8 +205,10 @@ static bool overlaps(u64 start, u64 end, u64 offset, u64 bytes)
 static const char *find_overlap(struct qcow2_image *img, u64 start, u64 end,
 				enum qcow2_metadata own)
 {
+	const struct qcow2_snapshots *snapshots = img->snapshots;
 	const struct qcow2_geometry *geo = &img->geo;
 
+	lockdep_assert_held(&img->meta_lock);
 	if (overlaps(start, end, 0, geo->cluster_bytes))
 		return "the header";
 	if (overlaps(start, end, geo->l1_offset,
@@ -220,10 +222,12 @@ static const char *find_overlap(struct qcow2_image *img, u64 start, u64 end,
 	if (own != QCOW2_METADATA_REFBLOCK &&
 	    any_in(&img->refblocks, start, end))
 		return "a refcount block";
-	if (overlaps(start, end, geo->snapshots_offset,
-		     img->snapshots.table_bytes))
+	if (!snapshots)
+		return NULL;
+	if (overlaps(start, end, snapshots->table_offset,
+		     snapshots->table_bytes))
 		return "the snapshot table";
-	if (qcow2_is_inactive_l1(&img->snapshots, start, end))
+	if (qcow2_is_inactive_l1(snapshots, start, end))
 		return "an inactive L1 table";
 	return NULL;
 }

@@ -9,7 +9,8 @@
  * The snapshot table is a list of entries of different lengths, each of which
  * names a copy of the L1 table as it once was: an inactive L1 table.  A guest
  * write must not touch any of this, so an image is opened with its snapshot
- * table read, and the place of each inactive L1 table is kept.
+ * table read, and the place of each inactive L1 table is kept: in one object, which
+ * is replaced as a whole under meta_lock.
  *
  * Refused are the tables that QEMU refuses when it opens an image: an entry
  * with too much extra data, and a table that is too large or cannot be read.
@@ -26,11 +27,14 @@
  */
 
 #include <linux/align.h>
+#include <linux/bug.h>
 #include <linux/err.h>
 #include <linux/errno.h>
+#include <linux/lockdep.h>
 #include <linux/math.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
+#include <linux/overflow.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
 #include <linux/string.h>
@@ -154,21 +158,46 @@ static int read_entry(const struct qcow2_geometry *geo,
 	return check_entry(geo, head, index, *end, why);
 }
 
-static void add_l1_table(struct qcow2_snapshots *snapshots,
-			 const struct qcow2_disk_snapshot *head)
+/**
+ * qcow2_snapshots_alloc() - begin to say where internal snapshots lie
+ * @room: how many inactive L1 tables there may be
+ *
+ * Context: may sleep.
+ * Return: the object, without any, to be freed with kvfree(); or NULL.
+ */
+struct qcow2_snapshots *qcow2_snapshots_alloc(u32 room)
 {
-	u64 offset = be64_to_cpu(head->l1_table_offset);
-	u64 bytes = (u64)be32_to_cpu(head->l1_size) * sizeof(u64);
+	struct qcow2_snapshots *snapshots;
 
-	if (bytes)
-		snapshots->l1_tables[snapshots->nr++] = (struct qcow2_l1_place){
-			.offset = offset,
-			.entries = be32_to_cpu(head->l1_size),
-			.max_end = offset + bytes,
-		};
+	snapshots = kvzalloc(struct_size(snapshots, l1_tables, room),
+			     GFP_KERNEL);
+	if (snapshots)
+		snapshots->room = room;
+	return snapshots;
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_snapshots_alloc);
+
+/**
+ * qcow2_snapshots_add_l1() - say where an inactive L1 table lies
+ * @snapshots: from qcow2_snapshots_alloc(), with room for it
+ * @offset: host offset in bytes
+ * @entries: its length; nothing is to be protected of one without entries
+ */
+void qcow2_snapshots_add_l1(struct qcow2_snapshots *snapshots, u64 offset,
+			    u32 entries)
+{
+	if (!entries || WARN_ON_ONCE(snapshots->nr == snapshots->room))
+		return;
+	snapshots->l1_tables[snapshots->nr++] = (struct qcow2_l1_place){
+		.offset = offset,
+		.entries = entries,
+		.max_end = offset + (u64)entries * sizeof(u64),
+	};
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_snapshots_add_l1);
 
 static int read_entries(struct qcow2_image *img, struct table_window *win,
+			struct qcow2_snapshots *snapshots,
 			struct qcow2_reason *why)
 {
 	struct qcow2_geometry *geo = &img->geo;
@@ -188,9 +217,12 @@ static int read_entries(struct qcow2_image *img, struct table_window *win,
 		ret = check_entry_l1(img, &head, i, offset, why);
 		if (ret)
 			return ret;
-		add_l1_table(&img->snapshots, &head);
+		qcow2_snapshots_add_l1(snapshots,
+				       be64_to_cpu(head.l1_table_offset),
+				       be32_to_cpu(head.l1_size));
 	}
-	img->snapshots.table_bytes = end - geo->snapshots_offset;
+	snapshots->table_offset = geo->snapshots_offset;
+	snapshots->table_bytes = end - geo->snapshots_offset;
 	return 0;
 }
 
@@ -202,8 +234,11 @@ static int compare_places(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Brings the tables into the order that qcow2_is_inactive_l1() wants. */
-static void sort_l1_tables(struct qcow2_snapshots *snapshots)
+/**
+ * qcow2_snapshots_sort() - all inactive L1 tables were added
+ * @snapshots: brought into the order that qcow2_is_inactive_l1() wants
+ */
+void qcow2_snapshots_sort(struct qcow2_snapshots *snapshots)
 {
 	struct qcow2_l1_place *place = snapshots->l1_tables;
 	u32 i;
@@ -212,13 +247,14 @@ static void sort_l1_tables(struct qcow2_snapshots *snapshots)
 	for (i = 1; i < snapshots->nr; i++)
 		place[i].max_end = max(place[i].max_end, place[i - 1].max_end);
 }
+EXPORT_SYMBOL_IF_KUNIT(qcow2_snapshots_sort);
 
 /**
  * qcow2_snapshots_read() - read and check the snapshot table
  * @img: the image, whose header is decoded
  * @why: filled in on failure
  *
- * Fills in the image's @snapshots, which the caller frees even on failure.
+ * Makes the image's @snapshots, which the caller frees even on failure.
  *
  * Context: sleeps, does I/O.
  * Return: 0, -EUCLEAN, -EIO or -ENOMEM.
@@ -232,18 +268,39 @@ int qcow2_snapshots_read(struct qcow2_image *img, struct qcow2_reason *why)
 	if (!nr)
 		return 0;
 	win.data = kvmalloc(WINDOW_BYTES, GFP_KERNEL);
-	img->snapshots.l1_tables = kvmalloc_array(nr,
-						  sizeof(struct qcow2_l1_place),
-						  GFP_KERNEL);
-	if (win.data && img->snapshots.l1_tables)
-		ret = read_entries(img, &win, why);
+	img->snapshots = qcow2_snapshots_alloc(nr);
+	if (win.data && img->snapshots)
+		ret = read_entries(img, &win, img->snapshots, why);
 	else
 		qcow2_refuse(why, ret, "out of memory");
 	kvfree(win.data);
 	if (!ret)
-		sort_l1_tables(&img->snapshots);
+		qcow2_snapshots_sort(img->snapshots);
 	return ret;
 }
+
+/**
+ * qcow2_snapshots_replace() - the internal snapshots of an image are others now
+ * @img: the image
+ * @snapshots: where they lie, sorted; the image's from now on.  NULL if there are none.
+ *
+ * What lies where nothing was before is protected from here on, also against writes
+ * that need no look at it as a rule.  The caller has allocated it, so no entry leads
+ * there.  What is in none of them any more is given up later than this.
+ *
+ * Context: meta_lock held.
+ * Return: the old ones, which nobody uses; to be freed with kvfree().
+ */
+struct qcow2_snapshots *
+qcow2_snapshots_replace(struct qcow2_image *img,
+			struct qcow2_snapshots *snapshots)
+{
+	lockdep_assert_held(&img->meta_lock);
+	swap(img->snapshots, snapshots);
+	qcow2_metadata_moved(img);
+	return snapshots;
+}
+EXPORT_SYMBOL_IF_KUNIT(qcow2_snapshots_replace);
 
 /*
  * One snapshot as the active state.
@@ -429,15 +486,6 @@ int qcow2_snapshot_find(struct qcow2_image *img, const char *wanted,
 	ret = ret ?: copy_names(img, &win, &found, why);
 	kvfree(win.data);
 	return ret;
-}
-
-/**
- * qcow2_snapshots_free() - forget what was read
- * @snapshots: what qcow2_snapshots_read() has filled in, or zeroes
- */
-void qcow2_snapshots_free(struct qcow2_snapshots *snapshots)
-{
-	kvfree(snapshots->l1_tables);
 }
 
 /**
