@@ -107,16 +107,17 @@ void *xa_store(struct xarray *xa, unsigned long index, void *entry, gfp_t gfp)
 	struct shim_xa_node *node = new_node(index, entry, gfp), **link;
 	void *old = NULL;
 
-	if (!node)
-		return ERR_PTR(-ENOMEM);
 	spin_lock(&xa->xa_lock);
 	link = find(xa, index);
 	if (*link) {
+		/* There is memory for it. */
 		old = (*link)->entry;
 		rcu_assign_pointer((*link)->entry, entry);
-	} else {
+	} else if (node) {
 		rcu_assign_pointer(*link, node);
 		node = NULL;
+	} else {
+		old = ERR_PTR(-ENOMEM);
 	}
 	spin_unlock(&xa->xa_lock);
 	kfree(node);
