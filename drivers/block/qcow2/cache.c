@@ -357,6 +357,28 @@ static void load(struct qcow2_image *img, struct qcow2_slice *slice)
 	complete_all(&slice->loaded);
 }
 
+/*
+ * Now and then the xarray takes a node for another slice.  That is memory of its own, which
+ * no pool of ours can give it.  So when there is none, the cache lets some of its pages
+ * go, and then this is one that may not fail.  That is in the kernel's rules for so little:
+ * the node, of 576 bytes, comes from a page of order 0 when there is no larger piece.  The
+ * page allocator does not give up on such a page anyway, but while the task is killed by
+ * who frees memory, or errors are injected; with the flag it does not then either, and may
+ * go further into the system's own reserve.  No lock of ours is held here that others need
+ * to write what is in the cache.
+ */
+static int put_in(struct qcow2_cache *cache, struct qcow2_slice *slice)
+{
+	unsigned long key = slice_key(slice->offset);
+	int ret = xa_insert(&cache->slices, key, slice,
+			    GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
+
+	if (ret != -ENOMEM)
+		return ret;
+	evict(cache);
+	return xa_insert(&cache->slices, key, slice, GFP_NOIO | __GFP_NOFAIL);
+}
+
 /* Gives the slice at @offset; *@mine says that the caller has to load it. */
 static struct qcow2_slice *insert(struct qcow2_image *img,
 				  enum qcow2_slice_kind kind, u64 offset,
@@ -369,8 +391,7 @@ static struct qcow2_slice *insert(struct qcow2_image *img,
 	if (IS_ERR(new))
 		return new;
 	for (;;) {
-		ret = xa_insert(&cache->slices, slice_key(offset), new,
-				GFP_NOIO);
+		ret = put_in(cache, new);
 		*mine = !ret;
 		if (!ret)
 			return new;

@@ -61,6 +61,7 @@
 #include <linux/printk.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -71,6 +72,12 @@
  * memory is short there should be many of them just then.
  */
 #define COPIES_KEPT	256
+
+/*
+ * Records of references when there is no memory: one that the small ones are put
+ * together in, and one that an operation has in hand meanwhile.
+ */
+#define DROP_POOL_MIN	2
 
 /*
  * The commit.
@@ -561,12 +568,12 @@ static u32 drop_references(struct qcow2_image *img, const u64 *offsets, u32 nr)
 	return nr;
 }
 
-static void free_drops(struct list_head *list)
+static void free_drops(struct qcow2_image *img, struct list_head *list)
 {
 	struct qcow2_drop *drop, *next;
 
 	list_for_each_entry_safe(drop, next, list, link)
-		kvfree(drop);
+		qcow2_drop_free(img, drop);
 	INIT_LIST_HEAD(list);
 }
 
@@ -650,7 +657,7 @@ static void release_work(struct work_struct *work)
 	list_splice_tail_init(&img->too_early, &waiters);
 	release_kick(img);
 	mutex_unlock(&img->meta_lock);
-	free_drops(&applied);
+	free_drops(img, &applied);
 	qcow2_requeue_waiters(&waiters);
 	wake_up_all(&img->released);
 }
@@ -674,22 +681,48 @@ void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch)
 
 /**
  * qcow2_drop_alloc() - get a record of references to drop
+ * @img: the image
  * @nr: number of clusters
  *
+ * The reserve is not waited for.  It comes back when the drops in it were applied, which
+ * wait for all I/O that was mapped before, and the caller may be a part of that.
+ *
  * Context: may sleep.
- * Return: the record, whose offsets the caller fills in, or NULL.  Free it
- * with kvfree() if it is not passed to qcow2_drop_later().
+ * Return: the record, whose offsets the caller fills in, or NULL.  Free it with
+ * qcow2_drop_free() if it is not passed to qcow2_drop_later().  NULL for
+ * %QCOW2_DROP_ROOM clusters or less: there will be one after qcow2_record_wait().
  */
-struct qcow2_drop *qcow2_drop_alloc(unsigned int nr)
+struct qcow2_drop *qcow2_drop_alloc(struct qcow2_image *img, unsigned int nr)
 {
 	struct qcow2_drop *drop;
+	bool pooled;
 
-	drop = kvmalloc(struct_size(drop, offsets, nr), GFP_NOIO);
+	drop = kvmalloc(struct_size(drop, offsets, nr),
+			GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
+	pooled = !drop && nr <= QCOW2_DROP_ROOM;
+	if (pooled)
+		drop = mempool_alloc(img->drop_pool, GFP_NOWAIT | __GFP_NOWARN);
 	if (!drop)
 		return NULL;
 	drop->nr = nr;
-	drop->room = nr;
+	drop->room = pooled ? QCOW2_DROP_ROOM : nr;
+	drop->pooled = pooled;
 	return drop;
+}
+
+/**
+ * qcow2_drop_free() - free a record of references
+ * @img: the image
+ * @drop: from qcow2_drop_alloc(), or NULL
+ *
+ * Context: may sleep.
+ */
+void qcow2_drop_free(struct qcow2_image *img, struct qcow2_drop *drop)
+{
+	if (drop && drop->pooled)
+		mempool_free(drop, img->drop_pool);
+	else
+		kvfree(drop);
 }
 
 /**
@@ -795,7 +828,7 @@ int qcow2_check_table_counted(struct qcow2_image *img, u64 offset)
 struct qcow2_drop *qcow2_drop_alloc_area(struct qcow2_image *img, u64 offset,
 					 unsigned int nr)
 {
-	struct qcow2_drop *drop = qcow2_drop_alloc(nr);
+	struct qcow2_drop *drop = qcow2_drop_alloc(img, nr);
 	unsigned int i;
 
 	for (i = 0; drop && i < nr; i++)
@@ -832,7 +865,7 @@ void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop)
 	lockdep_assert_held(&img->meta_lock);
 	WRITE_ONCE(img->nr_drops, img->nr_drops + drop->nr);
 	if (merge_drop(&img->unlinked, drop))
-		kvfree(drop);
+		qcow2_drop_free(img, drop);
 	else
 		list_add_tail(&drop->link, &img->unlinked);
 	qcow2_commit_later(img);
@@ -910,6 +943,24 @@ int qcow2_space_wait(struct qcow2_image *img, struct qcow2_io *io)
 	return wait_for_drops(img, io, 0);
 }
 
+/**
+ * qcow2_record_wait() - after -%QCOW2_NO_RECORD: wait until there may be one
+ * @img: the image
+ * @io: the operation, which holds nothing; queued again when drops were applied
+ *
+ * Context: sleeps, does I/O.
+ * Return: 0, then try again; -EINPROGRESS, then @io is not the caller's any more; or
+ * another negative errno.
+ */
+int qcow2_record_wait(struct qcow2_image *img, struct qcow2_io *io)
+{
+	if (READ_ONCE(img->nr_drops))
+		return wait_for_drops(img, io, 0);
+	/* Others have them in hand.  They wait for nothing that we have. */
+	schedule_timeout_uninterruptible(1);
+	return 0;
+}
+
 /*
  * Start and end.
  */
@@ -941,6 +992,9 @@ int qcow2_commit_init(struct qcow2_image *img)
 	/* All of them, for qcow2_commit_destroy() undoes them all. */
 	ret = qcow2_copies_init(&img->table_copies);
 	ret = qcow2_copies_init(&img->refblock_copies) ?: ret;
+	img->drop_pool = mempool_create_kmalloc_pool(DROP_POOL_MIN, PAGE_SIZE);
+	if (!img->drop_pool)
+		ret = -ENOMEM;
 	return qcow2_epoch_init(img) ?: ret;
 }
 
@@ -1013,7 +1067,8 @@ void qcow2_commit_destroy(struct qcow2_image *img)
 	drop_dirty(&img->dirty_l1);
 	drop_dirty(&img->dirty_l2);
 	drop_dirty(&img->dirty_refblocks);
-	free_drops(&img->unlinked);
+	free_drops(img, &img->unlinked);
+	mempool_destroy(img->drop_pool);
 	qcow2_copies_destroy(&img->table_copies);
 	qcow2_copies_destroy(&img->refblock_copies);
 	mutex_destroy(&img->commit_lock);

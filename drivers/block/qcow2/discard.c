@@ -42,6 +42,7 @@
  */
 
 #include <linux/align.h>
+#include <linux/build_bug.h>
 #include <linux/bvec.h>
 #include <linux/errno.h>
 #include <linux/init.h>
@@ -53,7 +54,8 @@
 #include "write.h"
 
 /* Clusters whose entries change under one hold of meta_lock. */
-#define STEP_CLUSTERS	256
+#define STEP_CLUSTERS	128
+static_assert(STEP_CLUSTERS * QCOW2_ENTRY_CLUSTERS_MAX <= QCOW2_DROP_ROOM);
 
 /* L1 entries that are looked at under one hold of it. */
 #define STEP_TABLES	1024
@@ -467,13 +469,13 @@ static int do_step(struct step *step, struct qcow2_io *io)
 	u32 nr = qcow2_clusters_of(geo, step->end - start);
 	int ret;
 
-	step->drop = qcow2_drop_alloc(nr * QCOW2_ENTRY_CLUSTERS_MAX);
+	step->drop = qcow2_drop_alloc(step->img, nr * QCOW2_ENTRY_CLUSTERS_MAX);
 	if (!step->drop)
-		return -ENOMEM;
+		return -QCOW2_NO_RECORD;
 	step->drop->nr = 0;
 	step->punch = alloc_punch(step, nr);
 	ret = take_step(step, io);
-	kvfree(step->drop);
+	qcow2_drop_free(step->img, step->drop);
 	kvfree(step->punch);
 	return ret;
 }
@@ -520,7 +522,7 @@ static int zero_some(struct qcow2_io *io, bool keep)
 	if (io->offset < step.limit)
 		ret = do_step(&step, io);
 	qcow2_epoch_exit(epoch);
-	return ret;
+	return ret == -QCOW2_NO_RECORD ? qcow2_record_wait(img, io) : ret;
 }
 
 /*

@@ -82,7 +82,8 @@ int qcow2_file_read_buf(struct qcow2_file *file, u64 offset, void *buf,
 			size_t bytes);
 int qcow2_file_rw_page(struct qcow2_file *file, bool write, u64 offset,
 		       void *page, size_t bytes);
-int qcow2_file_copy(struct qcow2_file *file, u64 from, u64 to, u64 bytes);
+int qcow2_file_copy(struct qcow2_file *file, u64 from, u64 to, u64 bytes,
+		    void *page);
 
 /**
  * typedef qcow2_file_fill_fn - make a part of what is to be written
@@ -94,7 +95,8 @@ int qcow2_file_copy(struct qcow2_file *file, u64 from, u64 to, u64 bytes);
 typedef void (*qcow2_file_fill_fn)(void *buf, u64 pos, u32 bytes,
 				   const void *arg);
 int qcow2_file_write_filled(struct qcow2_file *file, u64 offset, u64 bytes,
-			    qcow2_file_fill_fn fill, const void *arg);
+			    qcow2_file_fill_fn fill, const void *arg,
+			    void *page);
 int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes);

@@ -79,43 +79,49 @@ int qcow2_file_read_buf(struct qcow2_file *file, u64 offset, void *buf,
 /* Moved by one transfer at most: 256 KiB with pages of 4 KiB. */
 #define BUFFER_PAGES	64
 
+/* More than one page is a convenience: no reason to search for memory. */
+#define GFP_MORE	(GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN)
+
 /**
  * struct buffer - memory for a transfer
- * @bv: its pages
+ * @bv: its pages; the first one is the caller's
  * @nr: number of them
+ * @one: what @bv is when there is no memory
  */
 struct buffer {
-	struct bio_vec bv[BUFFER_PAGES];
+	struct bio_vec *bv;
 	unsigned int nr;
+	struct bio_vec one;
 };
 
-static void buffer_free(struct buffer *buf)
+/* Enough for @bytes bytes, or as far as there is memory: @page is enough to go on. */
+static void buffer_init(struct buffer *buf, void *page, u64 bytes)
 {
-	while (buf->nr)
-		__free_page(buf->bv[--buf->nr].bv_page);
-	kfree(buf);
+	unsigned int i, want = min_t(u64, BUFFER_PAGES,
+				     DIV_ROUND_UP(bytes, PAGE_SIZE));
+
+	buf->bv = kmalloc_array(want, sizeof(*buf->bv), GFP_MORE);
+	if (!buf->bv) {
+		buf->bv = &buf->one;
+		want = 1;
+	}
+	bvec_set_virt(&buf->bv[0], page, PAGE_SIZE);
+	for (i = 1; i < want; i++) {
+		struct page *more = alloc_page(GFP_MORE);
+
+		if (!more)
+			break;
+		bvec_set_page(&buf->bv[i], more, PAGE_SIZE, 0);
+	}
+	buf->nr = i;
 }
 
-/* Enough for @bytes bytes; with less memory a page is enough to go on. */
-static struct buffer *buffer_alloc(u64 bytes)
+static void buffer_exit(struct buffer *buf)
 {
-	struct buffer *buf = kzalloc_obj(*buf, GFP_NOIO);
-	gfp_t gfp = GFP_NOIO;
-
-	if (!buf)
-		return NULL;
-	while (buf->nr < BUFFER_PAGES && (u64)buf->nr * PAGE_SIZE < bytes) {
-		struct page *page = alloc_page(gfp);
-
-		if (!page)
-			break;
-		bvec_set_page(&buf->bv[buf->nr++], page, PAGE_SIZE, 0);
-		gfp = GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN;
-	}
-	if (buf->nr)
-		return buf;
-	buffer_free(buf);
-	return NULL;
+	while (buf->nr > 1)
+		__free_page(buf->bv[--buf->nr].bv_page);
+	if (buf->bv != &buf->one)
+		kfree(buf->bv);
 }
 
 static u32 buffer_bytes(const struct buffer *buf, u64 bytes)
@@ -139,24 +145,26 @@ static int buffer_rw(struct qcow2_file *file, bool write, u64 offset,
  * @from: byte offset, aligned
  * @to: byte offset, aligned; the two parts do not overlap
  * @bytes: length, aligned
+ * @page: a page for it, which is enough when there is no memory for more
  *
- * Context: sleeps, allocates.
+ * Context: sleeps; without memory it is slower, no more.
  * Return: 0 or a negative errno.
  */
-int qcow2_file_copy(struct qcow2_file *file, u64 from, u64 to, u64 bytes)
+int qcow2_file_copy(struct qcow2_file *file, u64 from, u64 to, u64 bytes,
+		    void *page)
 {
-	struct buffer *buf = buffer_alloc(bytes);
-	int ret = buf ? 0 : -ENOMEM;
+	struct buffer buf;
+	int ret = 0;
 	u64 pos;
 	u32 n;
 
+	buffer_init(&buf, page, bytes);
 	for (pos = 0; pos < bytes && !ret; pos += n) {
-		n = buffer_bytes(buf, bytes - pos);
-		ret = buffer_rw(file, false, from + pos, buf, n);
-		ret = ret ?: buffer_rw(file, true, to + pos, buf, n);
+		n = buffer_bytes(&buf, bytes - pos);
+		ret = buffer_rw(file, false, from + pos, &buf, n);
+		ret = ret ?: buffer_rw(file, true, to + pos, &buf, n);
 	}
-	if (buf)
-		buffer_free(buf);
+	buffer_exit(&buf);
 	return ret;
 }
 
@@ -177,25 +185,27 @@ static void buffer_fill(struct buffer *buf, u64 pos, u32 bytes,
  * @bytes: length, aligned
  * @fill: called for each page of it
  * @arg: for @fill
+ * @page: a page for it, which is enough when there is no memory for more
  *
- * Context: sleeps, allocates.
+ * Context: sleeps; without memory it is slower, no more.
  * Return: 0 or a negative errno.
  */
 int qcow2_file_write_filled(struct qcow2_file *file, u64 offset, u64 bytes,
-			    qcow2_file_fill_fn fill, const void *arg)
+			    qcow2_file_fill_fn fill, const void *arg,
+			    void *page)
 {
-	struct buffer *buf = buffer_alloc(bytes);
-	int ret = buf ? 0 : -ENOMEM;
+	struct buffer buf;
+	int ret = 0;
 	u64 pos;
 	u32 n;
 
+	buffer_init(&buf, page, bytes);
 	for (pos = 0; pos < bytes && !ret; pos += n) {
-		n = buffer_bytes(buf, bytes - pos);
-		buffer_fill(buf, pos, n, fill, arg);
-		ret = buffer_rw(file, true, offset + pos, buf, n);
+		n = buffer_bytes(&buf, bytes - pos);
+		buffer_fill(&buf, pos, n, fill, arg);
+		ret = buffer_rw(file, true, offset + pos, &buf, n);
 	}
-	if (buf)
-		buffer_free(buf);
+	buffer_exit(&buf);
 	return ret;
 }
 

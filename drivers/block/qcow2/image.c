@@ -195,19 +195,15 @@ int qcow2_header_update(struct qcow2_image *img, u32 pos, const void *field,
 			u32 bytes)
 {
 	u32 block = block_bytes(img);
-	void *page = (void *)__get_free_page(GFP_NOIO);
+	void *page = img->grow_page;
 	int ret;
 
 	lockdep_assert_held(&img->grow_lock);
-	if (!page)
-		return -ENOMEM;
 	ret = qcow2_file_rw_page(img->file, false, 0, page, block);
-	if (!ret) {
-		memcpy(page + pos, field, bytes);
-		ret = write_header(img, page, block);
-	}
-	free_page((unsigned long)page);
-	return ret;
+	if (ret)
+		return ret;
+	memcpy(page + pos, field, bytes);
+	return write_header(img, page, block);
 }
 
 /**
@@ -243,9 +239,9 @@ int qcow2_header_switch(struct qcow2_image *img, u32 pos, const void *field,
  * @index: the entry
  * @value: its new content; the caller puts it into @table afterwards
  *
- * After -ENOMEM nothing was written.  After -ENOSPC the file has the old entry or
- * the new one, which must remain valid; it can be tried again.  After any other
- * error nobody knows what the file has, so the image fails.
+ * After -ENOSPC the file has the old entry or the new one, which must remain valid;
+ * it can be tried again.  After any other error nobody knows what the file has, so
+ * the image fails.
  *
  * Context: grow_lock held; sleeps, does I/O; no flush.
  * Return: 0 or a negative errno.
@@ -257,20 +253,18 @@ int qcow2_write_table_entry(struct qcow2_image *img, u64 table_offset,
 	u32 block = block_bytes(img);
 	u32 per_block = block / sizeof(u64);
 	u32 first = round_down(index, per_block);
-	__be64 *page = (__be64 *)get_zeroed_page(GFP_NOIO);
+	__be64 *page = img->grow_page;
 	int ret;
 	u32 i;
 
 	lockdep_assert_held(&img->grow_lock);
-	if (!page)
-		return -ENOMEM;
+	memset(page, 0, block);
 	for (i = 0; i < per_block && first + i < entries; i++)
 		page[i] = cpu_to_be64(table[first + i]);
 	page[index - first] = cpu_to_be64(value);
 	ret = qcow2_file_rw_page(img->file, true,
 				 table_offset + first * sizeof(u64), page,
 				 block);
-	free_page((unsigned long)page);
 	return ret ? block_not_written(img, table_offset, ret) : 0;
 }
 
@@ -300,7 +294,7 @@ static void fill_table(void *buf, u64 pos, u32 bytes, const void *arg)
  *
  * Zeroes follow the last entry as far as the same slice's size goes.
  *
- * Context: sleeps, does I/O; no flush.
+ * Context: grow_lock held; sleeps, does I/O; no flush.
  * Return: 0 or a negative errno.
  */
 int qcow2_write_table(struct qcow2_image *img, u64 offset, const u64 *table,
@@ -308,10 +302,11 @@ int qcow2_write_table(struct qcow2_image *img, u64 offset, const u64 *table,
 {
 	const struct table source = { .entry = table, .entries = entries };
 
+	lockdep_assert_held(&img->grow_lock);
 	return qcow2_file_write_filled(img->file, offset,
 				       round_up((u64)entries * sizeof(u64),
 						qcow2_slice_bytes(&img->geo)),
-				       fill_table, &source);
+				       fill_table, &source, img->grow_page);
 }
 
 /* Writes the feature bits, and takes note of them when they are durable. */
@@ -582,8 +577,10 @@ static int read_l1(struct qcow2_image *img, struct qcow2_reason *why)
 	/* Where tables lie matters to who writes. */
 	if (ret || is_layer(img))
 		return ret;
+	/* Then a new L2 table needs no memory to be known. */
 	if (qcow2_offsets_fill(&img->l2_tables, l1->entry, entries,
-			       QCOW2_OFFSET_MASK))
+			       QCOW2_OFFSET_MASK,
+			       qcow2_image_read_only(img) ? 0 : entries))
 		return qcow2_refuse(why, -ENOMEM, "out of memory");
 	return 0;
 }
@@ -618,7 +615,7 @@ static int read_reftable(struct qcow2_image *img, struct qcow2_reason *why)
 	ret = read_table(img, "refcount table", offset, entries, img->reftable,
 			 why);
 	if (!ret && qcow2_offsets_fill(&img->refblocks, img->reftable, entries,
-				       QCOW2_REFTABLE_OFFSET_MASK))
+				       QCOW2_REFTABLE_OFFSET_MASK, 0))
 		ret = qcow2_refuse(why, -ENOMEM, "out of memory");
 	return ret ?: check_refblocks(img, why);
 }
@@ -696,6 +693,8 @@ static int init_operations(struct qcow2_image *img)
 	/* All of them, for exit_operations() undoes them all. */
 	bool failed = qcow2_commit_init(img);
 
+	img->grow_page = (void *)__get_free_page(GFP_KERNEL);
+	failed |= !img->grow_page;
 	failed |= qcow2_io_init(img);
 	failed |= qcow2_write_init(img);
 	failed |= qcow2_cow_init(img);
@@ -708,6 +707,7 @@ static void exit_operations(struct qcow2_image *img)
 	qcow2_cow_exit(img);
 	qcow2_write_exit(img);
 	qcow2_io_exit(img);
+	free_page((unsigned long)img->grow_page);
 }
 
 /* What reading needs, and a view has in its first layer. */

@@ -399,7 +399,7 @@ struct qcow2_offsets {
 struct qcow2_image;
 
 int qcow2_offsets_fill(struct qcow2_offsets *set, const u64 *table,
-		       u32 entries, u64 mask);
+		       u32 entries, u64 mask, u32 room);
 u64 qcow2_offsets_twice(const struct qcow2_offsets *set);
 void qcow2_offsets_free(struct qcow2_offsets *set);
 int qcow2_offsets_reserve(struct qcow2_image *img, struct qcow2_offsets *set,
@@ -583,6 +583,7 @@ struct qcow2_epoch_wait {
  * @link: in one of the image's lists of drops
  * @nr: number of entries in @offsets
  * @room: how many fit
+ * @pooled: from the image's drop_pool
  * @offsets: host offset of each cluster
  *
  * Travels through the lists of struct qcow2_image: unlinked (its removal is
@@ -592,9 +593,19 @@ struct qcow2_epoch_wait {
 struct qcow2_drop {
 	struct list_head link;
 	unsigned int nr;
-	unsigned int room;
+	unsigned int room : 31;
+	unsigned int pooled : 1;
 	u64 offsets[];
 };
+
+/* What fits in one page.  A step that gives up more clusters at a time is cut shorter. */
+#define QCOW2_DROP_ROOM	((PAGE_SIZE - sizeof(struct qcow2_drop)) / sizeof(u64))
+
+/*
+ * An error within the engine: there is no memory for a record of references.  Who has
+ * left its epoch then tries again after qcow2_record_wait().
+ */
+#define QCOW2_NO_RECORD	1024
 
 /**
  * struct qcow2_l1 - the active L1 table
@@ -651,6 +662,7 @@ struct qcow2_stream {
  * @part_pool: struct qcow2_part
  * @meta_pool: struct qcow2_l2_meta
  * @bounce_pool: buffers of COW
+ * @drop_pool: struct qcow2_drop of a page, for when there is no memory
  * @l1: active L1 table; changed under grow_lock and meta_lock
  * @metadata_moves: how often metadata got a place where there was none; READ_ONCE,
  *	changed under meta_lock
@@ -688,6 +700,8 @@ struct qcow2_stream {
  *	of it on one begins; READ_ONCE
  * @meta_lock: see below
  * @grow_lock: see below
+ * @grow_page: memory for what is written under grow_lock, and for that alone: a piece
+ *	of a table, or of the header
  * @commit_lock: see below
  * @commits_begun: number of commits that were begun; changed under commit_lock
  * @commit_error: why a commit failed so that no other is tried; under
@@ -769,6 +783,7 @@ struct qcow2_image {
 	mempool_t *part_pool;
 	mempool_t *meta_pool;
 	mempool_t *bounce_pool;
+	mempool_t *drop_pool;
 
 	struct qcow2_l1 __rcu *l1;
 	u64 metadata_moves;
@@ -801,6 +816,7 @@ struct qcow2_image {
 
 	struct mutex meta_lock;
 	struct mutex grow_lock;
+	void *grow_page;
 	struct mutex commit_lock;
 
 	atomic64_t commits_begun;
@@ -1493,7 +1509,8 @@ void qcow2_commit_destroy(struct qcow2_image *img);
 void qcow2_commit_later(struct qcow2_image *img);
 void qcow2_commit_soon(struct qcow2_image *img);
 void qcow2_commit_now(struct qcow2_image *img);
-struct qcow2_drop *qcow2_drop_alloc(unsigned int nr);
+struct qcow2_drop *qcow2_drop_alloc(struct qcow2_image *img, unsigned int nr);
+void qcow2_drop_free(struct qcow2_image *img, struct qcow2_drop *drop);
 /* Compressed data takes at most two clusters, which begin anywhere. */
 #define QCOW2_ENTRY_CLUSTERS_MAX	3
 
@@ -1509,6 +1526,7 @@ struct qcow2_drop *qcow2_drop_alloc_area(struct qcow2_image *img, u64 offset,
 void qcow2_drop_later(struct qcow2_image *img, struct qcow2_drop *drop);
 int qcow2_drops_wait(struct qcow2_image *img, struct qcow2_io *io);
 int qcow2_space_wait(struct qcow2_image *img, struct qcow2_io *io);
+int qcow2_record_wait(struct qcow2_image *img, struct qcow2_io *io);
 void qcow2_punch_later(struct qcow2_image *img, struct qcow2_punch *punch);
 
 /* ---- epoch.c: who may use a mapping that was removed ---- */

@@ -103,7 +103,8 @@ static int write_new_l2_table(struct qcow2_image *img, u64 old, u64 new)
 	u32 bytes = img->geo.cluster_bytes;
 
 	if (old)
-		return qcow2_file_copy(img->file, old, new, bytes);
+		return qcow2_file_copy(img->file, old, new, bytes,
+				       img->grow_page);
 	return qcow2_file_write_zeroes(img->file, new, bytes);
 }
 
@@ -121,11 +122,11 @@ struct new_l2 {
 	struct qcow2_drop *drop;
 };
 
-static void free_new_l2(struct new_l2 *new)
+static void free_new_l2(struct qcow2_image *img, struct new_l2 *new)
 {
 	if (!IS_ERR(new->l1))
 		qcow2_slice_put(new->l1);
-	kvfree(new->drop);
+	qcow2_drop_free(img, new->drop);
 }
 
 /* The slice of the L1 table with an entry. */
@@ -143,9 +144,9 @@ static int prepare_drop(struct qcow2_image *img, u64 old, struct new_l2 *new)
 
 	if (ret)
 		return ret;
-	new->drop = qcow2_drop_alloc(1);
+	new->drop = qcow2_drop_alloc(img, 1);
 	if (!new->drop)
-		return -ENOMEM;
+		return -QCOW2_NO_RECORD;
 	new->drop->offsets[0] = old;
 	return 0;
 }
@@ -160,7 +161,6 @@ static int prepare_l2_table(struct qcow2_image *img, const struct qcow2_run *run
 	new->entry = run->host_offset | QCOW2_OFLAG_COPIED;
 	if (old)
 		ret = prepare_drop(img, old, new);
-	ret = ret ?: qcow2_offsets_reserve(img, &img->l2_tables, 1);
 	ret = ret ?: write_new_l2_table(img, old, run->host_offset);
 	if (ret)
 		return ret;
@@ -215,7 +215,7 @@ static int replace_l2_table(struct qcow2_image *img, u32 index)
 	} else {
 		give_cluster_back(img, &run);
 	}
-	free_new_l2(&new);
+	free_new_l2(img, &new);
 	return ret;
 }
 
@@ -226,8 +226,10 @@ static int replace_l2_table(struct qcow2_image *img, u32 index)
  *
  * QEMU: l2_allocate().  Does nothing if somebody was faster.
  *
+ * Needs no memory but what the image keeps for it.
+ *
  * Context: grow_lock held; sleeps, does I/O, but no flush.
- * Return: 0 or a negative errno.
+ * Return: 0; -%QCOW2_NO_RECORD; or another negative errno.
  */
 int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index)
 {
@@ -282,24 +284,31 @@ static u32 clusters_of(const struct qcow2_geometry *geo, u32 entries)
 	return qcow2_clusters_of(geo, (u64)entries * sizeof(u64));
 }
 
-/* Gets all the memory, so that what may be half done later can be undone. */
+/*
+ * Gets all the memory, so that what may be half done later can be undone.  It is as much
+ * as the table is long, so there is no reserve for it: without memory the table does not
+ * grow.  No write wants that of an image whose table maps the whole disk.
+ */
 static int prepare_l1(struct qcow2_image *img, u32 entries, struct new_l1 *new)
 {
 	const struct qcow2_geometry *geo = &img->geo;
+	u32 more = entries - img->l2_tables.nr;
 
 	new->clusters = clusters_of(geo, entries);
 	new->l1 = copy_l1(own_l1(img), entries);
-	new->drop = qcow2_drop_alloc(new->clusters);
+	new->drop = qcow2_drop_alloc(img, new->clusters);
 	new->old = qcow2_drop_alloc_area(img, geo->l1_offset,
 					 clusters_of(geo, geo->l1_entries));
-	return new->l1 && new->drop && new->old ? 0 : -ENOMEM;
+	if (!new->l1 || !new->drop || !new->old)
+		return -ENOMEM;
+	return qcow2_offsets_reserve(img, &img->l2_tables, more);
 }
 
-static void free_new_l1(struct new_l1 *new)
+static void free_new_l1(struct qcow2_image *img, struct new_l1 *new)
 {
 	kvfree(new->l1);
-	kvfree(new->drop);
-	kvfree(new->old);
+	qcow2_drop_free(img, new->drop);
+	qcow2_drop_free(img, new->old);
 }
 
 static int alloc_l1(struct qcow2_image *img, struct new_l1 *new)
@@ -406,7 +415,7 @@ int qcow2_grow_l1(struct qcow2_image *img, u64 min_entries)
 		else
 			use_l1(img, &new);
 	}
-	free_new_l1(&new);
+	free_new_l1(img, &new);
 	return ret;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_grow_l1);

@@ -14,7 +14,15 @@
  * ranges, all L2 tables and refcount blocks, whose offsets are kept in one
  * sorted array each, and the L1 tables of internal snapshots (snapshot.c).
  * The arrays are as long as the tables that the offsets come from; they change
- * only when a table grows.  The L2 tables that only snapshots use are not known:
+ * only when a table grows.
+ *
+ * A write that needs a table must not fail for want of memory to know it.  So for L2
+ * tables there is room for as many as the L1 table has entries.  Refcount blocks can
+ * be many more than there are; but a new one lies on the first cluster of the range
+ * that it describes, where the refcount table itself says whether there is one.  It
+ * goes into the array too if that has room.
+ *
+ * The L2 tables that only snapshots use are not known:
  * their refcounts alone protect them, as in QEMU.
  */
 
@@ -70,18 +78,19 @@ static bool any_in(const struct qcow2_offsets *set, u64 start, u64 end)
  * @table: entries in CPU byte order
  * @entries: their number
  * @mask: the bits of an entry that are the offset
+ * @room: for how many there shall be room at least
  *
  * Context: sleeps.
  * Return: 0 or -ENOMEM.
  */
 int qcow2_offsets_fill(struct qcow2_offsets *set, const u64 *table,
-		       u32 entries, u64 mask)
+		       u32 entries, u64 mask, u32 room)
 {
 	u32 i, nr = 0;
 
 	for (i = 0; i < entries; i++)
 		nr += !!(table[i] & mask);
-	set->room = nr + RESERVE_STEP;
+	set->room = max(nr + RESERVE_STEP, room);
 	set->offsets = kvmalloc_array(set->room, sizeof(u64), GFP_KERNEL);
 	if (!set->offsets)
 		return -ENOMEM;
@@ -201,6 +210,22 @@ static bool overlaps(u64 start, u64 end, u64 offset, u64 bytes)
 	return bytes && start < offset + bytes && offset < end;
 }
 
+/*
+ * Likewise of the refcount blocks that lie where qcow2_alloc_refblock() puts them, which
+ * may have had no memory to add one to the set.
+ */
+static bool any_refblock_in(struct qcow2_image *img, u64 start, u64 end)
+{
+	u32 bits = img->geo.refblock_bits + img->geo.cluster_bits;
+	u64 index = (start + BIT_ULL(bits) - 1) >> bits;
+
+	for (; index < img->reftable_entries && index << bits < end; index++)
+		if ((img->reftable[index] & QCOW2_REFTABLE_OFFSET_MASK) ==
+		    index << bits)
+			return true;
+	return any_in(&img->refblocks, start, end);
+}
+
 /* What of the metadata, except @own, has a byte in these clusters? */
 static const char *find_overlap(struct qcow2_image *img, u64 start, u64 end,
 				enum qcow2_metadata own)
@@ -220,7 +245,7 @@ static const char *find_overlap(struct qcow2_image *img, u64 start, u64 end,
 	if (own != QCOW2_METADATA_L2 && any_in(&img->l2_tables, start, end))
 		return "an L2 table";
 	if (own != QCOW2_METADATA_REFBLOCK &&
-	    any_in(&img->refblocks, start, end))
+	    any_refblock_in(img, start, end))
 		return "a refcount block";
 	if (!snapshots)
 		return NULL;

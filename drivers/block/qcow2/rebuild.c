@@ -290,7 +290,7 @@ static int plan(struct repair *rep)
 	if (rep->table_offset)
 		forget_old_table(rep);
 	if (qcow2_offsets_fill(&rep->refblocks, rep->table, rep->entries,
-			       QCOW2_REFTABLE_OFFSET_MASK))
+			       QCOW2_REFTABLE_OFFSET_MASK, 0))
 		return no_memory(rep);
 	return 0;
 }

@@ -450,7 +450,7 @@ static int write_refblocks_at(struct qcow2_image *img, u64 first, u64 nr,
 
 	return qcow2_file_write_filled(img->file, first << geo->cluster_bits,
 				       nr << geo->cluster_bits, fill_ones,
-				       &ones);
+				       &ones, img->grow_page);
 }
 
 static bool fits_file(struct qcow2_image *img, u64 end_cluster)
@@ -482,7 +482,8 @@ static int take_area(struct qcow2_image *img, u64 first, u64 nr)
  * @img: the image
  * @index: of the refcount table entry that has none
  *
- * QEMU: alloc_refcount_block().  Does nothing if somebody was faster.
+ * QEMU: alloc_refcount_block().  Does nothing if somebody was faster.  Needs no memory
+ * but what the image keeps for it.
  *
  * Context: grow_lock held; sleeps, does I/O.
  * Return: 0 or a negative errno.
@@ -492,6 +493,7 @@ int qcow2_alloc_refblock(struct qcow2_image *img, u32 index)
 	const struct qcow2_geometry *geo = &img->geo;
 	u64 first = (u64)index << geo->refblock_bits;
 	u64 offset = first << geo->cluster_bits;
+	bool has_room;
 	int ret;
 
 	lockdep_assert_held(&img->grow_lock);
@@ -503,8 +505,9 @@ int qcow2_alloc_refblock(struct qcow2_image *img, u32 index)
 					"the first refcount block is missing");
 	if (!fits_file(img, first + 1))
 		return -ENOSPC;
-	ret = qcow2_offsets_reserve(img, &img->refblocks, 1);
-	ret = ret ?: take_area(img, first, 1);
+	/* It is known without, see DOC: overlap checks. */
+	has_room = !qcow2_offsets_reserve(img, &img->refblocks, 1);
+	ret = take_area(img, first, 1);
 	ret = ret ?: write_refblocks_at(img, first, 1, first + 1);
 	ret = ret ?: qcow2_flush_file(img);
 	if (ret)
@@ -515,7 +518,10 @@ int qcow2_alloc_refblock(struct qcow2_image *img, u32 index)
 		return ret;
 	mutex_lock(&img->meta_lock);
 	img->reftable[index] = offset;
-	qcow2_offsets_add(img, &img->refblocks, offset);
+	if (has_room)
+		qcow2_offsets_add(img, &img->refblocks, offset);
+	else
+		qcow2_metadata_moved(img);
 	mutex_unlock(&img->meta_lock);
 	return 0;
 }
@@ -602,6 +608,10 @@ static int plan_reftable(struct qcow2_image *img, u64 min_entries,
 	return 0;
 }
 
+/*
+ * The memory is as much as the table is long, so there is no reserve for it: without it
+ * the table does not grow.  One cluster of table counts terabytes, so that is rare.
+ */
 static int fill_reftable(struct qcow2_image *img, struct new_reftable *new)
 {
 	const struct qcow2_geometry *geo = &img->geo;
@@ -692,7 +702,7 @@ static int replace_reftable(struct qcow2_image *img, u64 min_entries,
 	ret = ret ?: qcow2_switch_reftable(img, reftable_offset(geo, new),
 					   new->clusters);
 	if (ret)
-		kvfree(drop);
+		qcow2_drop_free(img, drop);
 	else
 		use_reftable(img, new, drop);
 	kvfree(new->table);

@@ -77,7 +77,7 @@ static void free_meta(struct qcow2_image *img, struct qcow2_l2_meta *meta)
 {
 	qcow2_slice_put(meta->l2);
 	qcow2_slice_put(meta->refblock);
-	kvfree(meta->drop);
+	qcow2_drop_free(img, meta->drop);
 	mempool_free(meta, img->meta_pool);
 }
 
@@ -556,21 +556,23 @@ EXPORT_SYMBOL_IF_KUNIT(handle_copied);
 
 /*
  * A run of clusters whose entries will lose what they refer to: shortens it to
- * those of which that can be told without I/O.
+ * those of which that can be told without I/O, and which one record has room for.
  */
 static int check_old_counted(struct qcow2_pass *pass,
 			     const struct qcow2_slice *slice, u32 index,
 			     u32 *nb_clusters)
 {
 	const struct qcow2_geometry *geo = &pass->img->geo;
-	u32 i;
+	u32 i, nr, room = QCOW2_DROP_ROOM;
+	u64 first;
 
-	for (i = 0; i < *nb_clusters; i++) {
+	for (i = 0; i < *nb_clusters; i++, room -= nr) {
 		u64 word = qcow2_get_l2_entry(geo, slice, index + i).word;
 		int ret = qcow2_check_entry_counted(pass->img, word,
 						    &pass->need);
 
-		if (ret == -EAGAIN && i)
+		nr = qcow2_entry_clusters(geo, word, &first);
+		if (i && (ret == -EAGAIN || (!ret && nr > room)))
 			*nb_clusters = i;
 		else if (ret)
 			return ret;
@@ -810,9 +812,10 @@ static u64 old_word(const struct qcow2_geometry *geo,
 }
 
 /* Puts on record the host clusters that the entries of a run refer to now. */
-static int record_old_clusters(const struct qcow2_geometry *geo,
+static int record_old_clusters(struct qcow2_image *img,
 			       struct qcow2_l2_meta *meta)
 {
+	const struct qcow2_geometry *geo = &img->geo;
 	u32 i, nr = 0;
 	u64 first;
 
@@ -822,9 +825,9 @@ static int record_old_clusters(const struct qcow2_geometry *geo,
 		nr += qcow2_entry_clusters(geo, old_word(geo, meta, i), &first);
 	if (!nr)
 		return 0;
-	meta->drop = qcow2_drop_alloc(nr);
+	meta->drop = qcow2_drop_alloc(img, nr);
 	if (!meta->drop)
-		return -ENOMEM;
+		return -QCOW2_NO_RECORD;
 	meta->drop->nr = 0;
 	for (i = 0; i < meta->nb_clusters; i++)
 		qcow2_drop_add_entry(geo, meta->drop, old_word(geo, meta, i));
@@ -841,7 +844,7 @@ static int prepare_link(struct qcow2_image *img, struct qcow2_l2_meta *meta)
 	int ret = qcow2_mark_dirty(img);
 
 	/* In flight, the entries are nobody else's to change. */
-	return ret ?: record_old_clusters(&img->geo, meta);
+	return ret ?: record_old_clusters(img, meta);
 }
 
 static int set_entries(struct qcow2_image *img, struct qcow2_l2_meta *meta)
@@ -1116,6 +1119,8 @@ int qcow2_write_some(struct qcow2_io *io)
 	ret = ret ?: write_next(io);
 	if (ret == -ENOSPC)
 		ret = qcow2_space_wait(io->img, io);
+	else if (ret == -QCOW2_NO_RECORD)
+		ret = qcow2_record_wait(io->img, io);
 	return ret;
 }
 
