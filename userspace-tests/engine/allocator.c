@@ -7,8 +7,12 @@
  * img->freed, and where no space is left, none is free.
  */
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include <asm/byteorder.h>
 #include <linux/err.h>
 #include <linux/kernel.h>
 
@@ -349,8 +353,195 @@ static void nothing_is_lost_and_nothing_taken_twice(const struct shape *shape)
 		play(&p, shape, seed);
 }
 
+/*
+ * An image that is full, so that all its refcounts are looked at for the first cluster
+ * that is to be found.
+ */
+
+/* Blocks of 64 KiB and 16 slices, each of which counts 512 clusters. */
+static const struct shape full_shapes[] = {
+	{ "clusters of 64 KiB, 64 bit", SHAPE(16, 64, 512 << 20) },
+	{}
+};
+
+enum {
+	FULL_BLOCKS = 32,
+	BLOCK_CLUSTERS = 8192,
+	BLOCK_SLICES = 16,
+	SLICE_CLUSTERS = 512,
+	TABLE_SLICES = 16,
+};
+
+/* As many of the clusters count as used that have a block, which are 16 GiB. */
+static void fill_up(struct disk *d)
+{
+	__be64 *ones = must(malloc(d->cluster));
+	u64 table, at, end = round_up(memfile_bytes(d->filp), d->cluster);
+	__be64 entry;
+	u32 i;
+
+	for (i = 0; i < BLOCK_CLUSTERS; i++)
+		ones[i] = cpu_to_be64(1);
+	memfile_fetch(d->filp, offsetof(struct qcow2_disk_header,
+					refcount_table_offset),
+		      &entry, sizeof(entry));
+	table = be64_to_cpu(entry);
+	memfile_fetch(d->filp, table, &entry, sizeof(entry));
+	at = be64_to_cpu(entry);
+	for (i = 0; i < FULL_BLOCKS; i++) {
+		memfile_store(d->filp, at, ones, d->cluster);
+		entry = cpu_to_be64(at);
+		memfile_store(d->filp, table + i * sizeof(entry), &entry,
+			      sizeof(entry));
+		at = end + i * d->cluster;
+	}
+	free(ones);
+}
+
+/* With an L2 table of 16 slices, of which each has a cluster. */
+static void make_full(struct disk *d, const struct shape *shape)
+{
+	u32 i;
+
+	d->options.threads = 2;
+	make_disk(d, shape);
+	attach(d);
+	for (i = 0; i < TABLE_SLICES; i++)
+		write_new(d, i * (d->bytes / TABLE_SLICES), WL_SECTOR);
+	expect(!detach(d), "detach");
+	fill_up(d);
+	attach(d);
+	d->img->cache.max = QCOW2_CACHE_MIN_BYTES / PAGE_SIZE;
+}
+
+/* It counts more clusters than the disk has, and may be as long as those. */
+static void end_full(struct disk *d)
+{
+	u32 i;
+
+	for (i = 0; i < TABLE_SLICES; i++)
+		read_back(d, i * (d->bytes / TABLE_SLICES), 16 * d->cluster);
+	expect(!detach(d), "detach");
+	destroy(d);
+}
+
+static u32 l2_slices_in_memory(struct disk *d)
+{
+	u64 table = qcow2_l1_entry(d->img, 0) & QCOW2_OFFSET_MASK;
+	u32 i, nr = 0;
+
+	rcu_read_lock();
+	for (i = 0; i < TABLE_SLICES; i++)
+		nr += !!qcow2_slice_peek(d->img, QCOW2_SLICE_L2,
+					 table + i * PAGE_SIZE);
+	rcu_read_unlock();
+	return nr;
+}
+
+static void full_image_is_looked_through_by_blocks(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 reads;
+	u32 i, nr;
+
+	make_full(&d, shape);
+	for (i = 0; i < TABLE_SLICES; i++)
+		read_back(&d, i * (d.bytes / TABLE_SLICES), WL_SECTOR);
+	expect(l2_slices_in_memory(&d) == TABLE_SLICES, "L2 slices are missing");
+	reads = memfile_count(d.filp, MEMFILE_READ);
+	write_new(&d, 8 * d.cluster, d.cluster);
+	reads = memfile_count(d.filp, MEMFILE_READ) - reads;
+	nr = l2_slices_in_memory(&d);
+	printf("# %llu reads for %u slices in %u blocks\n", reads,
+	       FULL_BLOCKS * BLOCK_SLICES, FULL_BLOCKS);
+	/* A new block comes behind them. */
+	expect(host_of(&d, 8 * d.cluster) >
+	       FULL_BLOCKS * BLOCK_CLUSTERS * d.cluster, "the image is not full");
+	expect(nr == TABLE_SLICES, "%u L2 slices are left", nr);
+	expect(reads <= FULL_BLOCKS + 8, "%llu reads", reads);
+	end_full(&d);
+}
+
+/* A cluster in the middle of the first block, which nothing refers to. */
+static void set_free(struct disk *d, u64 cluster)
+{
+	u64 offset = d->img->reftable[cluster / BLOCK_CLUSTERS] +
+		     cluster % BLOCK_CLUSTERS / SLICE_CLUSTERS * PAGE_SIZE;
+	struct qcow2_slice *slice = qcow2_slice_get(d->img,
+						    QCOW2_SLICE_REFBLOCK, offset);
+
+	expect(!IS_ERR(slice), "no slice");
+	mutex_lock(&d->img->meta_lock);
+	expect(!qcow2_refcount_dec(d->img, cluster, slice), "refcount");
+	mutex_unlock(&d->img->meta_lock);
+	qcow2_slice_put(slice);
+}
+
+enum { FREE_CLUSTER = 5 * SLICE_CLUSTERS + 7 };
+
+/* The file does not know yet. */
+static void what_is_in_memory_counts(const struct shape *shape)
+{
+	struct disk d = {};
+
+	make_full(&d, shape);
+	set_free(&d, FREE_CLUSTER);
+	write_new(&d, 8 * d.cluster, d.cluster);
+	expect(host_of(&d, 8 * d.cluster) == FREE_CLUSTER * d.cluster,
+	       "the free cluster was not found");
+	end_full(&d);
+}
+
+/* While the file is looked through. */
+static void what_becomes_free_is_found(const struct shape *shape)
+{
+	struct disk d = {};
+	struct op op = {};
+	u64 at;
+
+	make_full(&d, shape);
+	at = d.img->reftable[0] + 5 * PAGE_SIZE;
+	op.buf = new_data(&d, 8 * d.cluster, d.cluster);
+	memfile_hold(d.filp, 1U << MEMFILE_READ, at, at + PAGE_SIZE);
+	start(&d, &op, QCOW2_OP_WRITE, 8 * d.cluster, d.cluster);
+	wait_for(memfile_holds(d.filp), "the block is not read");
+	/* What is read then says that it is in use. */
+	set_free(&d, FREE_CLUSTER);
+	memfile_release(d.filp);
+	expect(!finish(&op), "the write failed");
+	memcpy(d.content + 8 * d.cluster, op.buf, d.cluster);
+	free(op.buf);
+	expect(host_of(&d, 8 * d.cluster) == FREE_CLUSTER * d.cluster,
+	       "the free cluster was not found");
+	end_full(&d);
+}
+
+/* Two that are free in the file, in a block that is looked through. */
+static void first_free_cluster_is_taken(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 first = 3 * BLOCK_CLUSTERS + FREE_CLUSTER;
+
+	make_full(&d, shape);
+	set_free(&d, first);
+	set_free(&d, first + SLICE_CLUSTERS);
+	expect(!detach(&d), "detach");
+	attach(&d);
+	write_new(&d, 8 * d.cluster, d.cluster);
+	write_new(&d, d.bytes / 2 + 8 * d.cluster, d.cluster);
+	expect(host_of(&d, 8 * d.cluster) == first * d.cluster,
+	       "not the first free cluster");
+	expect(host_of(&d, d.bytes / 2 + 8 * d.cluster) ==
+	       (first + SLICE_CLUSTERS) * d.cluster, "not the second free cluster");
+	end_full(&d);
+}
+
 static const struct test_case cases[] = {
 	TEST_CASE(nothing_is_lost_and_nothing_taken_twice, shapes),
+	TEST_CASE(full_image_is_looked_through_by_blocks, full_shapes),
+	TEST_CASE(what_is_in_memory_counts, full_shapes),
+	TEST_CASE(what_becomes_free_is_found, full_shapes),
+	TEST_CASE(first_free_cluster_is_taken, full_shapes),
 };
 
 int main(int argc, char **argv)

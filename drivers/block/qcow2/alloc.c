@@ -26,6 +26,12 @@
  * the image is attached again, so memory that lacks for the record moves
  * free_hint back instead.
  *
+ * When an image that is full was attached, all its refcounts must be looked at once.  To
+ * bring slice after slice would be a short read for each, and would push out of the cache
+ * what is of use there.  So from the second slice on that a search wants, it looks at the
+ * rest of the refcount block in a buffer, and moves free_hint over what is in use there.
+ * Only a slice in which there is a free cluster comes into the cache.
+ *
  * Clusters that streams have reserved (see DOC: streams) are passed over as if they
  * were in use, until there is nothing else.
  */
@@ -34,6 +40,8 @@
 #include <linux/err.h>
 #include <linux/errno.h>
 #include <linux/minmax.h>
+#include <linux/mutex.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/xarray.h>
@@ -45,6 +53,9 @@
 
 /* Looks at a slice, to find a place for contiguous clusters in one way. */
 #define MAX_GATHER	1024
+
+/* How much of a refcount block is looked at in one go. */
+#define AHEAD_BYTES	SZ_256K
 
 /*
  * Needs.
@@ -64,6 +75,7 @@ int qcow2_need_slice(struct qcow2_need *need, enum qcow2_slice_kind kind,
 	need->kind = QCOW2_NEED_SLICE;
 	need->slice_kind = kind;
 	need->offset = offset;
+	need->search = 0;
 	return -EAGAIN;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_need_slice);
@@ -113,11 +125,100 @@ static struct qcow2_slice **pin_for(struct qcow2_need *need)
 	return &need->refblocks[need->next];
 }
 
+/*
+ * Looking ahead.
+ */
+
+/**
+ * struct ahead - refcounts that are looked at in a buffer
+ * @geo: geometry
+ * @start: index of the first cluster
+ * @used: number of clusters from there on that are in use
+ * @found: there is a free one behind them
+ */
+struct ahead {
+	const struct qcow2_geometry *geo;
+	u64 start;
+	u64 used;
+	bool found;
+};
+
+/* Goes on in the next slice, if all of this one is in use. */
+static bool count_used(const void *buf, u32 bytes, void *arg)
+{
+	struct ahead *ahead = arg;
+	const struct qcow2_geometry *geo = ahead->geo;
+	u64 mask = BIT_ULL(geo->refslice_bits) - 1;
+	u32 i;
+
+	for (i = (ahead->start + ahead->used) & mask; i <= mask; i++) {
+		if (!qcow2_get_refcount(buf, geo->refcount_order, i)) {
+			ahead->found = true;
+			return false;
+		}
+		ahead->used++;
+	}
+	return true;
+}
+
+/*
+ * How much from a slice on can be looked at in the file: the rest of its block, up to a
+ * slice that is in memory, for that may say something else.
+ */
+static u32 bytes_ahead(struct qcow2_image *img, u64 offset)
+{
+	const struct qcow2_geometry *geo = &img->geo;
+	u32 max = min_t(u32, geo->cluster_bytes - qcow2_into_cluster(geo, offset),
+			AHEAD_BYTES);
+	u32 bytes;
+
+	lockdep_assert_held(&img->meta_lock);
+	rcu_read_lock();
+	for (bytes = 0; bytes < max; bytes += qcow2_slice_bytes(geo))
+		if (qcow2_slice_peek(img, QCOW2_SLICE_REFBLOCK, offset + bytes))
+			break;
+	rcu_read_unlock();
+	return bytes;
+}
+
+/*
+ * Moves free_hint over what is in use, and says whether there is no need for the slice.
+ * What the file says is right when bytes_ahead() looks, but for what others change since:
+ * clusters that they take are no harm, but if one became free, what was seen is of no use.
+ */
+static bool look_ahead(struct qcow2_image *img, struct qcow2_need *need)
+{
+	struct ahead ahead = { .geo = &img->geo, .start = need->search };
+	u64 freed;
+	u32 bytes;
+	bool ret;
+
+	mutex_lock(&img->meta_lock);
+	freed = img->clusters_freed;
+	bytes = bytes_ahead(img, need->offset);
+	mutex_unlock(&img->meta_lock);
+	if (bytes <= qcow2_slice_bytes(&img->geo) ||
+	    qcow2_file_look_through(img->file, need->offset, bytes, count_used,
+				    &ahead))
+		return false;
+	mutex_lock(&img->meta_lock);
+	ret = ahead.used && img->free_hint == ahead.start &&
+	      img->clusters_freed == freed;
+	if (ret)
+		img->free_hint += ahead.used;
+	mutex_unlock(&img->meta_lock);
+	need->searched = !ahead.found;
+	return ret;
+}
+
 static int bring_slice(struct qcow2_image *img, struct qcow2_need *need)
 {
 	struct qcow2_slice **pin = pin_for(need);
 	struct qcow2_slice *slice;
 
+	if (need->search && need->searched && look_ahead(img, need))
+		return 0;
+	need->searched |= !!need->search;
 	qcow2_slice_put(*pin);
 	*pin = NULL;
 	slice = qcow2_slice_get(img, need->slice_kind, need->offset);
@@ -358,6 +459,9 @@ static int find_free(struct qcow2_image *img, struct qcow2_need *need,
 		if (ret == -EAGAIN && needs_growth(need) &&
 		    qcow2_streams_give_up(img))
 			continue;
+		if (ret == -EAGAIN && need->kind == QCOW2_NEED_SLICE &&
+		    start == img->free_hint)
+			need->search = start;
 		if (ret)
 			return ret;
 		used = count_run(&img->geo, *slice, start, left, false);

@@ -97,6 +97,18 @@ typedef void (*qcow2_file_fill_fn)(void *buf, u64 pos, u32 bytes,
 int qcow2_file_write_filled(struct qcow2_file *file, u64 offset, u64 bytes,
 			    qcow2_file_fill_fn fill, const void *arg,
 			    void *page);
+
+/**
+ * typedef qcow2_file_see_fn - look at a part of what was read
+ * @buf: the part
+ * @bytes: its length, at most a page
+ * @arg: from qcow2_file_look_through()
+ *
+ * Return: false to look at no more.
+ */
+typedef bool (*qcow2_file_see_fn)(const void *buf, u32 bytes, void *arg);
+int qcow2_file_look_through(struct qcow2_file *file, u64 offset, u64 bytes,
+			    qcow2_file_see_fn see, void *arg);
 int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes);

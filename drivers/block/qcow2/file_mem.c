@@ -210,6 +210,42 @@ int qcow2_file_write_filled(struct qcow2_file *file, u64 offset, u64 bytes,
 }
 
 /**
+ * qcow2_file_look_through() - read a part of the file to look at it
+ * @file: the file
+ * @offset: byte offset, aligned
+ * @bytes: length, aligned
+ * @see: called for one page of it after the other
+ * @arg: for @see
+ *
+ * It is read in one transfer, which may be too short for all of it, also for want of
+ * memory.
+ *
+ * Context: sleeps, allocates.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_file_look_through(struct qcow2_file *file, u64 offset, u64 bytes,
+			    qcow2_file_see_fn see, void *arg)
+{
+	void *page = (void *)__get_free_page(GFP_MORE);
+	struct buffer buf;
+	u32 pos, n;
+	int ret;
+
+	if (!page)
+		return -ENOMEM;
+	buffer_init(&buf, page, bytes);
+	n = buffer_bytes(&buf, bytes);
+	ret = buffer_rw(file, false, offset, &buf, n);
+	for (pos = 0; !ret && pos < n; pos += PAGE_SIZE)
+		if (!see(page_address(buf.bv[pos / PAGE_SIZE].bv_page),
+			 min_t(u32, n - pos, PAGE_SIZE), arg))
+			break;
+	buffer_exit(&buf);
+	free_page((unsigned long)page);
+	return ret;
+}
+
+/**
  * qcow2_file_write_zeroes() - write zeroes
  * @file: the file
  * @offset: byte offset, aligned

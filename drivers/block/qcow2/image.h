@@ -1388,6 +1388,10 @@ enum qcow2_need_kind {
  * @slice_kind: for %QCOW2_NEED_SLICE
  * @offset: for %QCOW2_NEED_SLICE: its host offset
  * @index: for the others: index in the L1 or refcount table
+ * @search: for %QCOW2_NEED_SLICE: index of the cluster from which on a free one is
+ *	looked for, and all in front of it are in use; 0 if the slice is for something
+ *	else
+ * @searched: a slice was brought for a search, and there was none
  * @made_room: there was a commit for it already; that is enough
  * @l2: L2 slice that was brought, pinned until the step was taken
  * @refblocks: refcount block slices likewise
@@ -1400,6 +1404,8 @@ struct qcow2_need {
 	enum qcow2_slice_kind slice_kind;
 	u64 offset;
 	u64 index;
+	u64 search;
+	bool searched;
 	bool made_room;
 	struct qcow2_slice *l2;
 	struct qcow2_slice *refblocks[QCOW2_NEED_REFBLOCKS];
