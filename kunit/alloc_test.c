@@ -199,10 +199,10 @@ static void clusters_are_taken(struct kunit *test)
 
 	for (i = 0; i < ARRAY_SIZE(refs); i++)
 		refs[i] = refcount_read(&at->slices[i]->refs);
-	img->free_hint = row->hint;
+	img->free.hint = row->hint;
 	KUNIT_ASSERT_EQ(test, 0, allocate(at, row->at, row->want));
 	KUNIT_EXPECT_EQ(test, row->run.nr, at->run.nb_clusters);
-	KUNIT_EXPECT_EQ(test, row->hint_after, img->free_hint);
+	KUNIT_EXPECT_EQ(test, row->hint_after, img->free.hint);
 	expect_refcounts(test, at, row, &row->run);
 	if (row->run.nr) {
 		i = row->run.first / PER_SLICE;
@@ -226,7 +226,7 @@ static void undo_gives_clusters_back(struct kunit *test)
 	static const struct cluster_run none;
 	u64 hint;
 
-	at->ti->img->free_hint = row->hint;
+	at->ti->img->free.hint = row->hint;
 	KUNIT_ASSERT_EQ(test, 0, allocate(at, row->at, row->want));
 	hint = row->run.nr ? min(row->hint_after, row->run.first) :
 			     row->hint_after;
@@ -283,19 +283,19 @@ static void lowest_freed_cluster_comes_first(struct kunit *test)
 
 	/* Finds the only free one, having looked at all. */
 	expect_next(test, at, 1, PER_BLOCK - 1, 1);
-	KUNIT_EXPECT_EQ(test, PER_BLOCK, at->ti->img->free_hint);
+	KUNIT_EXPECT_EQ(test, PER_BLOCK, at->ti->img->free.hint);
 	free_cluster(at, PER_SLICE + 7);
 	free_cluster(at, PER_SLICE + 8);
 	free_cluster(at, 30);
 	free_cluster(at, 20);
 	KUNIT_EXPECT_EQ(test, 20, qcow2_first_candidate(at->ti->img));
-	KUNIT_EXPECT_EQ(test, PER_BLOCK, at->ti->img->free_hint);
+	KUNIT_EXPECT_EQ(test, PER_BLOCK, at->ti->img->free.hint);
 	expect_next(test, at, 2, 20, 1);
 	expect_next(test, at, 2, 30, 1);
 	expect_next(test, at, 3, PER_SLICE + 7, 2);
 	KUNIT_EXPECT_EQ(test, -EAGAIN, allocate(at, 0, 1));
 	KUNIT_EXPECT_EQ(test, QCOW2_NEED_REFBLOCK, at->need.kind);
-	KUNIT_EXPECT_TRUE(test, xa_empty(&at->ti->img->freed));
+	KUNIT_EXPECT_TRUE(test, xa_empty(&at->ti->img->free.freed));
 }
 
 static void freed_behind_the_hint_needs_no_record(struct kunit *test)
@@ -305,7 +305,7 @@ static void freed_behind_the_hint_needs_no_record(struct kunit *test)
 
 	expect_next(test, at, 1, 10, 1);
 	free_cluster(at, PER_SLICE + 1);
-	KUNIT_EXPECT_TRUE(test, xa_empty(&at->ti->img->freed));
+	KUNIT_EXPECT_TRUE(test, xa_empty(&at->ti->img->free.freed));
 	expect_next(test, at, 1, PER_SLICE + 1, 1);
 }
 
@@ -428,12 +428,12 @@ static void clusters_are_fresh_once(struct kunit *test)
 	struct alloc_test *at = begin(test, free, ARRAY_SIZE(free));
 	struct qcow2_image *img = at->ti->img;
 
-	img->fresh_from = 30;
+	img->free.fresh_from = 30;
 	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 29, 1));
 	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 29, 2));
-	KUNIT_EXPECT_EQ(test, 31, img->fresh_from);
+	KUNIT_EXPECT_EQ(test, 31, img->free.fresh_from);
 	KUNIT_EXPECT_TRUE(test, take_fresh(test, at, 100, 3));
-	KUNIT_EXPECT_EQ(test, 103, img->fresh_from);
+	KUNIT_EXPECT_EQ(test, 103, img->free.fresh_from);
 	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 101, 1));
 	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 30, 1));
 	KUNIT_EXPECT_TRUE(test, take_fresh(test, at, 63, 2));
@@ -441,8 +441,8 @@ static void clusters_are_fresh_once(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 64, 1));
 	KUNIT_EXPECT_TRUE(test, take_fresh(test, at, 31, 32));
 	KUNIT_EXPECT_TRUE(test, take_fresh(test, at, 65, 35));
-	KUNIT_EXPECT_TRUE(test, xa_empty(&img->zeroes));
-	KUNIT_EXPECT_EQ(test, 0, img->nr_zeroes);
+	KUNIT_EXPECT_TRUE(test, xa_empty(&img->free.zeroes));
+	KUNIT_EXPECT_EQ(test, 0, img->free.nr_zeroes);
 }
 
 static void punched_cluster_is_fresh_once(struct kunit *test)
@@ -450,11 +450,11 @@ static void punched_cluster_is_fresh_once(struct kunit *test)
 	static const struct cluster_run free[] = { { 20, 300 } };
 	struct alloc_test *at = begin(test, free, ARRAY_SIZE(free));
 
-	at->ti->img->fresh_from = 400;
+	at->ti->img->free.fresh_from = 400;
 	again(at, 100);
 	again(at, 102);
 	again(at, 102);
-	KUNIT_EXPECT_EQ(test, 1, at->ti->img->nr_zeroes);
+	KUNIT_EXPECT_EQ(test, 1, at->ti->img->free.nr_zeroes);
 	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 101, 1));
 	KUNIT_EXPECT_TRUE(test, take_fresh(test, at, 100, 3));
 	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 100, 1));
@@ -462,7 +462,7 @@ static void punched_cluster_is_fresh_once(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 100, 2));
 	again(at, 100);
 	KUNIT_EXPECT_FALSE(test, take_fresh(test, at, 99, 2));
-	KUNIT_EXPECT_EQ(test, 0, at->ti->img->nr_zeroes);
+	KUNIT_EXPECT_EQ(test, 0, at->ti->img->free.nr_zeroes);
 }
 
 /* What is written where it is was in use, or seemed free in a damaged image. */
@@ -472,7 +472,7 @@ static void cluster_in_use_is_not_fresh(struct kunit *test)
 	struct alloc_test *at = begin(test, free, ARRAY_SIZE(free));
 	struct qcow2_image *img = at->ti->img;
 
-	img->fresh_from = 50;
+	img->free.fresh_from = 50;
 	again(at, 40);
 	mutex_lock(&img->meta_lock);
 	qcow2_clusters_in_use(img, test_cluster_offset(at->ti, 40), 1);
@@ -517,7 +517,7 @@ static void next_slice_is_needed_when_one_is_full(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, QCOW2_NEED_SLICE, at->need.kind);
 	KUNIT_EXPECT_EQ(test, test_cluster_offset(at->ti, TEST_REFBLOCK) + 4096,
 			at->need.offset);
-	KUNIT_EXPECT_EQ(test, PER_SLICE, at->ti->img->free_hint);
+	KUNIT_EXPECT_EQ(test, PER_SLICE, at->ti->img->free.hint);
 }
 
 static void a_fixed_place_is_not_worth_a_read(struct kunit *test)
@@ -536,14 +536,14 @@ static void refcount_block_is_needed_when_all_are_full(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, -EAGAIN, allocate(at, 0, 1));
 	KUNIT_EXPECT_EQ(test, QCOW2_NEED_REFBLOCK, at->need.kind);
 	KUNIT_EXPECT_EQ(test, 1, at->need.index);
-	KUNIT_EXPECT_EQ(test, PER_BLOCK, at->ti->img->free_hint);
+	KUNIT_EXPECT_EQ(test, PER_BLOCK, at->ti->img->free.hint);
 }
 
 static void refcount_table_is_needed_behind_its_end(struct kunit *test)
 {
 	struct alloc_test *at = begin_cold(test);
 
-	at->ti->img->free_hint = 1024 * PER_BLOCK;
+	at->ti->img->free.hint = 1024 * PER_BLOCK;
 	KUNIT_EXPECT_EQ(test, -EAGAIN, allocate(at, 0, 1));
 	KUNIT_EXPECT_EQ(test, QCOW2_NEED_REFTABLE, at->need.kind);
 	KUNIT_EXPECT_EQ(test, 1024, at->need.index);
@@ -638,7 +638,7 @@ static void area_is_contiguous(struct kunit *test)
 
 	for (i = 0; i < ARRAY_SIZE(refs); i++)
 		refs[i] = refcount_read(&at->slices[i]->refs);
-	at->ti->img->free_hint = row->hint;
+	at->ti->img->free.hint = row->hint;
 	KUNIT_ASSERT_EQ(test, 0, alloc_area(at, row->nr, &offset));
 	KUNIT_EXPECT_EQ(test, (u64)row->first << 13, offset);
 	expect_gaps(test, at, row->free, ARRAY_SIZE(row->free), &taken);
@@ -669,7 +669,7 @@ static void area_that_fails_gives_back(struct kunit *test)
 	u32 i;
 
 	load_slice(test, at, 0);
-	at->ti->img->free_hint = 400;
+	at->ti->img->free.hint = 400;
 	at->ti->read_error = -EIO;
 	KUNIT_EXPECT_EQ(test, -EIO, alloc_area(at, 200, &offset));
 	for (i = TEST_FREE; i < PER_SLICE; i++)
@@ -767,7 +767,7 @@ static void offsets_end(struct kunit *test)
 	const struct max_row *row = test->param_value;
 	struct alloc_test *at = begin_vast(test);
 
-	at->ti->img->free_hint = row->hint;
+	at->ti->img->free.hint = row->hint;
 	KUNIT_EXPECT_EQ(test, row->ret, allocate(at, row->at, row->want));
 	KUNIT_EXPECT_EQ(test, row->nb_clusters, at->run.nb_clusters);
 	if (row->nb_clusters)

@@ -279,7 +279,7 @@ static void refcount_is_lowered(struct kunit *test)
 	qcow2_slice_put(qcow2_slice_get(ti->img, QCOW2_SLICE_L2, table + 4096));
 	slice = test_slice(test, ti, QCOW2_SLICE_REFBLOCK,
 			   test_cluster_offset(ti, TEST_REFBLOCK) + 4096);
-	ti->img->free_hint = row->hint;
+	ti->img->free.hint = row->hint;
 
 	mutex_lock(&ti->img->meta_lock);
 	qcow2_set_refcount(slice->data, 6, 600 - 512, row->before);

@@ -1103,7 +1103,7 @@ static void no_space_is_an_error(struct kunit *test)
 	struct write_test *wt = begin(test, false);
 	u64 bytes = CLUSTERS(2);
 
-	wt->ti->img->free_hint = BIT_ULL(56 - 16);
+	wt->ti->img->free.hint = BIT_ULL(56 - 16);
 	KUNIT_EXPECT_EQ(test, -ENOSPC, alloc(wt, 0x1200, &bytes));
 	expect_no_meta(test, wt);
 }

@@ -4,7 +4,7 @@
  * for areas, with frees between them, on files with and without a limit, and where
  * memory fails. Nothing may be taken twice; reservations must not meet; and what is
  * free must be found: each free cluster in front of the hint is reserved or in
- * img->freed, and where no space is left, none is free.
+ * on record, and where no space is left, none is free.
  */
 
 #include <stdio.h>
@@ -93,7 +93,7 @@ static bool is_reserved(const struct qcow2_image *img, u64 cluster)
 	unsigned int i, runs = 0;
 
 	for (i = 0; i < QCOW2_STREAMS; i++) {
-		const struct qcow2_stream *stream = &img->streams[i];
+		const struct qcow2_stream *stream = &img->free.streams[i];
 
 		if (stream->ahead && cluster - stream->host < stream->nr)
 			runs++;
@@ -105,7 +105,7 @@ static bool is_reserved(const struct qcow2_image *img, u64 cluster)
 static bool is_found(struct qcow2_image *img, u64 cluster)
 {
 	u64 bits = img->geo.refslice_bits;
-	void *hint = xa_load(&img->freed, cluster >> bits);
+	void *hint = xa_load(&img->free.freed, cluster >> bits);
 
 	return hint && xa_to_value(hint) <= (cluster & (BIT_ULL(bits) - 1));
 }
@@ -116,7 +116,7 @@ static void look_at_runs(const struct qcow2_image *img)
 	unsigned int i;
 
 	for (i = 0; i < QCOW2_STREAMS; i++) {
-		const struct qcow2_stream *stream = &img->streams[i];
+		const struct qcow2_stream *stream = &img->free.streams[i];
 
 		if (stream->nr)
 			expect(stream->host >> bits ==
@@ -132,7 +132,7 @@ static void look(struct play *p)
 	bool free;
 
 	look_at_runs(img);
-	for (cluster = 0; cluster < img->free_hint; cluster++) {
+	for (cluster = 0; cluster < img->free.hint; cluster++) {
 		if (!is_known(img, cluster, &free))
 			continue;
 		expect(!free || !p->ours[cluster], "step %llu: %llu is free, and in use",

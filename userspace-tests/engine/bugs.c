@@ -495,7 +495,7 @@ static void free_the_header(struct disk *d)
 static void hint_is_zero(struct disk *d)
 {
 	mutex_lock(&d->img->meta_lock);
-	d->img->free_hint = 0;
+	d->img->free.hint = 0;
 	mutex_unlock(&d->img->meta_lock);
 }
 

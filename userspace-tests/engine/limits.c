@@ -98,7 +98,7 @@ static void longest_table(const struct shape *shape)
 static void take_nearly_all(struct disk *d)
 {
 	mutex_lock(&d->img->meta_lock);
-	d->img->free_hint = (MAX_ENTRIES << d->img->geo.refblock_bits) - LEFT;
+	d->img->free.hint = (MAX_ENTRIES << d->img->geo.refblock_bits) - LEFT;
 	mutex_unlock(&d->img->meta_lock);
 }
 

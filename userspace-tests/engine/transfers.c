@@ -351,7 +351,7 @@ static void without_memory_it_is_zeroed(const struct shape *shape)
 	settle(&d);
 	first = host_of(&d, 10 * d.cluster);
 	mutex_lock(&d.img->meta_lock);
-	d.img->nr_zeroes = 16384;
+	d.img->free.nr_zeroes = 16384;
 	mutex_unlock(&d.img->meta_lock);
 	make_zero(&d, QCOW2_OP_DISCARD, 10 * d.cluster, 2 * d.cluster);
 	settle(&d);

@@ -16,15 +16,8 @@
  * between.
  *
  * Clusters are taken in runs that lie in one refcount slice, which the run
- * pins: giving it back then needs neither I/O nor memory.  To find a free one
- * costs no look at used ones that were looked at before, however full the image
- * is: free_hint moves up over what was found in use, and what becomes free
- * below it is on record in img->freed, an xarray that has, by number of the
- * refcount slice, the index in it from which on some are free.  The lowest of
- * these is used up first, then free_hint moves on.  Both are hints in so far as
- * the refcount decides; but a free cluster that neither leads to is lost until
- * the image is attached again, so memory that lacks for the record moves
- * free_hint back instead.
+ * pins: giving it back then needs neither I/O nor memory.  Where free ones are is
+ * known by struct qcow2_free (see DOC: free clusters), which leads to the first.
  *
  * When an image that is full was attached, all its refcounts must be looked at once.  To
  * bring slice after slice would be a short read for each, and would push out of the cache
@@ -249,171 +242,18 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_need_done);
  * Clusters.
  */
 
-static u64 max_clusters(struct qcow2_image *img)
-{
-	u64 bytes = min(qcow2_file_max_bytes(img->file), QCOW2_MAX_HOST_OFFSET);
-
-	return bytes >> img->geo.cluster_bits;
-}
-
-static u32 index_in_slice(const struct qcow2_geometry *geo, u64 cluster)
-{
-	return cluster & (BIT_ULL(geo->refslice_bits) - 1);
-}
-
-/* Number of clusters from @cluster on, in its slice, that are free or not. */
-static u32 count_run(const struct qcow2_geometry *geo,
-		     const struct qcow2_slice *slice, u64 cluster, u64 max,
-		     bool free)
-{
-	u32 index = index_in_slice(geo, cluster);
-	u32 n, left = BIT(geo->refslice_bits) - index;
-
-	for (n = 0; n < min_t(u64, left, max); n++)
-		if (!qcow2_get_refcount(slice->data, geo->refcount_order,
-					index + n) != free)
-			break;
-	return n;
-}
-
-/**
- * qcow2_first_candidate() - where to look for a free cluster
- * @img: the image
- *
- * Context: meta_lock held.
- * Return: a cluster; all before it are in use.
- */
-u64 qcow2_first_candidate(struct qcow2_image *img)
-{
-	unsigned long nr = 0;
-	void *entry = xa_find(&img->freed, &nr, ULONG_MAX, XA_PRESENT);
-
-	if (!entry)
-		return img->free_hint;
-	return min(((u64)nr << img->geo.refslice_bits) + xa_to_value(entry),
-		   img->free_hint);
-}
-EXPORT_SYMBOL_IF_KUNIT(qcow2_first_candidate);
-
-/* Puts on record that first fit has to look at a cluster again. */
-static void record_free(struct qcow2_image *img, u64 cluster)
-{
-	unsigned long nr = cluster >> img->geo.refslice_bits;
-	u32 index = index_in_slice(&img->geo, cluster);
-	void *entry;
-
-	lockdep_assert_held(&img->meta_lock);
-	if (cluster >= img->free_hint)
-		return;
-	entry = xa_load(&img->freed, nr);
-	if (entry && xa_to_value(entry) <= index)
-		return;
-	entry = xa_store(&img->freed, nr, xa_mk_value(index),
-			 GFP_NOWAIT | __GFP_NOWARN);
-	if (xa_is_err(entry))
-		img->free_hint = cluster;
-}
-
-/**
- * qcow2_cluster_freed() - a cluster can be allocated again
- * @img: the image
- * @cluster: index of the host cluster, whose refcount became 0
- *
- * Context: meta_lock held; does not sleep.
- */
-void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster)
-{
-	qcow2_stream_freed(img, cluster);
-	record_free(img, cluster);
-}
-
-/* The clusters @start to @start + @nr - 1, in one slice, are in use, or reserved. */
-static void move_hints(struct qcow2_image *img, u64 start, u32 nr)
-{
-	unsigned long slice = start >> img->geo.refslice_bits;
-	void *entry = xa_load(&img->freed, slice);
-	u32 index;
-
-	if (img->free_hint == start)
-		img->free_hint += nr;
-	if (!entry || xa_to_value(entry) != index_in_slice(&img->geo, start))
-		return;
-	index = index_in_slice(&img->geo, start + nr);
-	if (!index || start + nr == img->free_hint)
-		xa_erase(&img->freed, slice);
-	else	/* Replaces an entry, for which there is memory. */
-		xa_store(&img->freed, slice, xa_mk_value(index), GFP_NOWAIT);
-}
-
-/* Number of clusters from @cluster on, in its slice, that may be taken. */
-static u32 count_free(struct qcow2_image *img, const struct qcow2_slice *slice,
-		      u64 cluster, u64 max)
-{
-	const struct qcow2_stream *next = qcow2_next_reserved(img, cluster);
-
-	max = min(max, max_clusters(img) - cluster);
-	if (next)
-		max = next->host <= cluster ? 0 : min(max, next->host - cluster);
-	return count_run(&img->geo, slice, cluster, max, true);
-}
-
-/**
- * qcow2_reserve() - have others pass over free clusters
- * @img: the image
- * @slice: slice with the refcount of the cluster in front of them
- * @cluster: index of the first host cluster
- * @max: how many at most
- *
- * Context: meta_lock held.
- * Return: how many of them are free and lie in the slice.
- */
-u32 qcow2_reserve(struct qcow2_image *img, const struct qcow2_slice *slice,
-		  u64 cluster, u32 max)
-{
-	u32 nr;
-
-	if (!index_in_slice(&img->geo, cluster) || cluster >= max_clusters(img))
-		return 0;
-	nr = count_free(img, slice, cluster, max);
-	if (nr)
-		move_hints(img, cluster, nr);
-	return nr;
-}
-
-/**
- * qcow2_unreserve() - free clusters can be allocated by anybody again
- * @img: the image
- * @cluster: index of the first host cluster
- * @nr: number of clusters, in one refcount slice; some may be in use
- *
- * Context: meta_lock held; does not sleep.
- */
-void qcow2_unreserve(struct qcow2_image *img, u64 cluster, u32 nr)
-{
-	struct qcow2_need need;
-	struct qcow2_slice *slice;
-	u32 used = 0;
-
-	if (!qcow2_refcount_slice(img, cluster, &need, &slice)) {
-		used = count_run(&img->geo, slice, cluster, nr, false);
-		qcow2_slice_put(slice);
-	}
-	if (used < nr)
-		record_free(img, cluster + used);
-}
-
 static void take(struct qcow2_image *img, struct qcow2_slice *slice,
 		 u64 cluster, u32 nr, struct qcow2_run *run)
 {
 	const struct qcow2_geometry *geo = &img->geo;
-	u32 index = index_in_slice(geo, cluster);
+	u32 index = qcow2_refslice_index(geo, cluster);
 	u32 i;
 
 	for (i = 0; i < nr; i++)
 		qcow2_set_refcount(slice->data, geo->refcount_order, index + i,
 				   1);
 	qcow2_slice_mark_dirty(img, slice);
-	move_hints(img, cluster, nr);
+	qcow2_free_pass(img, cluster, nr);
 	run->host_offset = cluster << geo->cluster_bits;
 	run->nb_clusters = nr;
 	run->fresh = qcow2_is_fresh(img, cluster) &&
@@ -436,7 +276,7 @@ static bool pass_over(struct qcow2_image *img, u64 cluster)
 
 	if (!next || cluster < next->host)
 		return false;
-	move_hints(img, cluster, next->host + next->nr - cluster);
+	qcow2_free_pass(img, cluster, next->host + next->nr - cluster);
 	return true;
 }
 
@@ -449,11 +289,11 @@ static int find_free(struct qcow2_image *img, struct qcow2_need *need,
 
 	for (scanned = 0; scanned < MAX_SCAN; scanned++) {
 		u64 start = qcow2_first_candidate(img);
-		u32 left = per_slice - index_in_slice(&img->geo, start);
+		u32 left = per_slice - qcow2_refslice_index(&img->geo, start);
 		u32 used;
 		int ret;
 
-		if (start >= max_clusters(img))
+		if (start >= qcow2_max_clusters(img))
 			return -ENOSPC;
 		ret = qcow2_refcount_slice(img, start, need, slice);
 		if (ret == -EAGAIN && needs_growth(need) &&
@@ -464,9 +304,9 @@ static int find_free(struct qcow2_image *img, struct qcow2_need *need,
 			need->search = start;
 		if (ret)
 			return ret;
-		used = count_run(&img->geo, *slice, start, left, false);
+		used = qcow2_count_run(&img->geo, *slice, start, left, false);
 		if (used)
-			move_hints(img, start, used);
+			qcow2_free_pass(img, start, used);
 		*cluster = start + used;
 		if (used < left && !pass_over(img, *cluster))
 			return 0;
@@ -485,13 +325,14 @@ static int alloc_anywhere(struct qcow2_image *img, u32 want,
 	ret = find_free(img, need, &cluster, &slice);
 	if (ret)
 		return ret;
-	if (!cluster || cluster >= max_clusters(img)) {
+	if (!cluster || cluster >= qcow2_max_clusters(img)) {
 		qcow2_slice_put(slice);
 		return cluster ? -ENOSPC :
 		       qcow2_image_fail(img, -EUCLEAN,
 					"the refcount of the header is 0");
 	}
-	take(img, slice, cluster, count_free(img, slice, cluster, want), run);
+	take(img, slice, cluster,
+	     qcow2_count_unreserved(img, slice, cluster, want), run);
 	return 0;
 }
 
@@ -501,10 +342,10 @@ static int alloc_at(struct qcow2_image *img, u64 cluster, u32 want,
 	struct qcow2_slice *slice;
 	u32 nr;
 
-	if (cluster >= max_clusters(img) ||
+	if (cluster >= qcow2_max_clusters(img) ||
 	    qcow2_refcount_slice(img, cluster, need, &slice))
 		return 0;
-	nr = count_free(img, slice, cluster, want);
+	nr = qcow2_count_unreserved(img, slice, cluster, want);
 	if (nr)
 		take(img, slice, cluster, nr, run);
 	else
@@ -530,10 +371,9 @@ void qcow2_alloc_in_data_file(struct qcow2_image *img, u64 guest_offset,
 	*run = (struct qcow2_run) {
 		.host_offset = cluster << img->geo.cluster_bits,
 		.nb_clusters = want,
-		.fresh = cluster >= img->data_fresh_from &&
-			 qcow2_file_holes_are_zero(img->data_file),
+		.fresh = qcow2_data_is_fresh(img, cluster),
 	};
-	img->data_fresh_from = max(img->data_fresh_from, cluster + want);
+	qcow2_data_gone(img, cluster, want);
 }
 
 /**
@@ -553,7 +393,7 @@ void qcow2_clusters_in_use(struct qcow2_image *img, u64 host_offset, u32 nr)
 
 	lockdep_assert_held(&img->meta_lock);
 	if (img->geo.has_data_file)
-		img->data_fresh_from = max(img->data_fresh_from, cluster + nr);
+		qcow2_data_gone(img, cluster, nr);
 	else
 		qcow2_fresh_gone(img, cluster, nr);
 }
@@ -705,25 +545,25 @@ static int gather_more(struct qcow2_image *img, struct area *area,
 {
 	const struct qcow2_geometry *geo = &img->geo;
 	u64 at = area->first + area->nr;
-	u32 left = BIT(geo->refslice_bits) - index_in_slice(geo, at);
+	u32 left = BIT(geo->refslice_bits) - qcow2_refslice_index(geo, at);
 	struct qcow2_slice *slice;
 	u32 want, nr;
 	int ret;
 
 	lockdep_assert_held(&img->meta_lock);
-	if (area->first + area->want > max_clusters(img))
+	if (area->first + area->want > qcow2_max_clusters(img))
 		return -ENOSPC;
 	ret = qcow2_refcount_slice(img, at, need, &slice);
 	if (ret)
 		return ret;
 	want = min_t(u64, left, area->want - area->nr);
-	nr = count_run(geo, slice, at, want, true);
+	nr = qcow2_count_run(geo, slice, at, want, true);
 	if (nr == want) {
 		take(img, slice, at, nr, &area->runs[area->nr_runs++]);
 		area->nr += nr;
 		return 0;
 	}
-	nr += count_run(geo, slice, at + nr, left - nr, false);
+	nr += qcow2_count_run(geo, slice, at + nr, left - nr, false);
 	qcow2_slice_put(slice);
 	undo_area(img, area);
 	area->first = at + nr;
@@ -779,7 +619,7 @@ static u64 next_start(struct qcow2_image *img, u64 tried)
 
 	mutex_lock(&img->meta_lock);
 	qcow2_streams_give_up(img);
-	start = tried ? max(tried, img->free_hint) : qcow2_first_candidate(img);
+	start = tried ? max(tried, img->free.hint) : qcow2_first_candidate(img);
 	mutex_unlock(&img->meta_lock);
 	return start;
 }
@@ -791,7 +631,7 @@ static u64 next_start(struct qcow2_image *img, u64 tried)
  * @offset: filled in: host offset of the first in bytes
  *
  * First fit; but among many small gaps there would be no end of looking, so
- * that goes on behind free_hint after a while, and at last the clusters are
+ * that goes on behind the hint after a while, and at last the clusters are
  * taken where no refcount block is yet.  That is done at once if there are too
  * many to lie between two blocks, which are the first clusters of their ranges.
  *

@@ -678,12 +678,7 @@ static int read_tables(struct qcow2_image *img, struct qcow2_reason *why)
 
 	if (ret || is_layer(img))
 		return ret;
-	img->fresh_from = qcow2_clusters_of(&img->geo,
-					    qcow2_file_bytes(img->file));
-	if (img->data_file)
-		img->data_fresh_from =
-			qcow2_clusters_of(&img->geo,
-					  qcow2_file_bytes(img->data_file));
+	qcow2_free_opened(img);
 	return read_reftable(img, why);
 }
 
@@ -856,8 +851,7 @@ static struct qcow2_image *alloc_image(const char *name)
 	mutex_init(&img->meta_lock);
 	mutex_init(&img->grow_lock);
 	mutex_init(&img->watch_lock);
-	xa_init(&img->freed);
-	xa_init(&img->zeroes);
+	qcow2_free_init(&img->free);
 	img->in_flight = RB_ROOT_CACHED;
 	INIT_WORK(&img->corrupt_work, mark_corrupt);
 	INIT_WORK(&img->watch_work, watch_work);
@@ -869,8 +863,7 @@ static void free_image(struct qcow2_image *img)
 	mutex_destroy(&img->meta_lock);
 	mutex_destroy(&img->grow_lock);
 	mutex_destroy(&img->watch_lock);
-	xa_destroy(&img->freed);
-	xa_destroy(&img->zeroes);
+	qcow2_free_destroy(&img->free);
 	kfree(img->snapshot_id);
 	kfree(img->snapshot_name);
 	kfree(img);

@@ -27,6 +27,7 @@
 
 #include "file.h"
 #include "format.h"
+#include "free.h"
 
 /* A metadata cache of this size serves most disks whole (DESIGN §6). */
 #define QCOW2_CACHE_DEFAULT_BYTES	SZ_32M
@@ -148,6 +149,13 @@ static inline u64 qcow2_cluster_start(const struct qcow2_geometry *geo, u64 off)
 static inline u64 qcow2_clusters_of(const struct qcow2_geometry *geo, u64 bytes)
 {
 	return (bytes + geo->cluster_bytes - 1) >> geo->cluster_bits;
+}
+
+/* Of a cluster's refcount in the slice that has it. */
+static inline u32 qcow2_refslice_index(const struct qcow2_geometry *geo,
+				       u64 cluster)
+{
+	return cluster & ((1ULL << geo->refslice_bits) - 1);
 }
 
 static inline u32 qcow2_slice_bytes(const struct qcow2_geometry *geo)
@@ -618,27 +626,6 @@ struct qcow2_l1 {
 	u64 entry[];
 };
 
-/* Writers that are told apart. */
-#define QCOW2_STREAMS		16
-
-/**
- * struct qcow2_stream - a writer that goes on where it was, so far
- * @guest: index of the guest cluster where its run begins
- * @host: index of the host cluster where that has its place
- * @nr: length of the run, which lies in one refcount slice
- * @ahead: it has gone on, and the run's free clusters are reserved
- * @used: the image's stream_clock when it came here last, 0 if there is no stream
- *
- * See stream.c.
- */
-struct qcow2_stream {
-	u64 guest;
-	u64 host;
-	u32 nr;
-	bool ahead;
-	u64 used;
-};
-
 /**
  * struct qcow2_image - an attached image
  * @name: for messages
@@ -674,18 +661,7 @@ struct qcow2_stream {
  * @snapshot_id: of a layer that is opened as an internal snapshot: its ID, no
  *	more of it than %QCOW2_SNAPSHOT_NAME_MAX bytes; else NULL
  * @snapshot_name: likewise its name
- * @free_hint: no cluster below this index is free but for those in @freed;
- *	under meta_lock
- * @freed: by number of the refcount slice: index in it from which on clusters
- *	below @free_hint may be free; changed under meta_lock
- * @streams: writers for whom clusters are reserved, under meta_lock
- * @stream_clock: number of allocations that could have been a stream's, likewise
- * @fresh_from: index behind the last cluster that the file ever had, as far as
- *	it is known; under meta_lock
- * @data_fresh_from: likewise of the external data file
- * @zeroes: bits of the clusters below @fresh_from that read as zeroes in the file,
- *	see fresh.c; changed under meta_lock
- * @nr_zeroes: number of entries in @zeroes, under meta_lock
+ * @free: what is known of free clusters, under meta_lock
  * @clusters_allocated: how many, ever; READ_ONCE, changed under meta_lock
  * @clusters_freed: likewise
  * @in_flight: all struct qcow2_l2_meta of running writes, by the guest bytes that
@@ -796,16 +772,9 @@ struct qcow2_image {
 	struct qcow2_snapshots *snapshots;
 	char *snapshot_id;
 	char *snapshot_name;
-	u64 free_hint;
+	struct qcow2_free free;
 	u64 clusters_allocated;
 	u64 clusters_freed;
-	struct xarray freed;
-	struct qcow2_stream streams[QCOW2_STREAMS];
-	u64 stream_clock;
-	u64 fresh_from;
-	u64 data_fresh_from;
-	struct xarray zeroes;
-	unsigned int nr_zeroes;
 	struct rb_root_cached in_flight;
 	u64 metas_launched;
 	struct list_head dirty_l1;
@@ -1352,7 +1321,7 @@ bool qcow2_can_discard(const struct qcow2_image *img);
 void qcow2_discard(struct qcow2_io *io);
 void qcow2_write_zeroes(struct qcow2_io *io);
 
-/* ---- alloc.c: free clusters, and what an allocation lacks ---- */
+/* ---- alloc.c: allocation, and what one lacks ---- */
 
 /**
  * enum qcow2_need_kind - what must be brought before a step can be taken
@@ -1442,29 +1411,13 @@ int qcow2_alloc_clusters(struct qcow2_image *img, u64 at, u32 want,
 void qcow2_alloc_undo(struct qcow2_image *img, struct qcow2_run *run);
 int qcow2_alloc_table_cluster(struct qcow2_image *img, struct qcow2_run *run);
 int qcow2_alloc_area(struct qcow2_image *img, u64 nr, u64 *offset);
-u64 qcow2_first_candidate(struct qcow2_image *img);
-void qcow2_cluster_freed(struct qcow2_image *img, u64 cluster);
-
-u32 qcow2_reserve(struct qcow2_image *img, const struct qcow2_slice *slice,
-		  u64 cluster, u32 max);
-void qcow2_unreserve(struct qcow2_image *img, u64 cluster, u32 nr);
 
 /* ---- stream.c: clusters reserved for writers one after the other ---- */
 
-const struct qcow2_stream *qcow2_next_reserved(struct qcow2_image *img,
-					       u64 cluster);
-void qcow2_stream_freed(struct qcow2_image *img, u64 cluster);
 bool qcow2_streams_give_up(struct qcow2_image *img);
 int qcow2_alloc_for_guest(struct qcow2_image *img, u64 guest_offset, u64 at,
 			  u32 want, struct qcow2_need *need,
 			  struct qcow2_run *run);
-
-/* ---- fresh.c: free clusters that read as zeroes in the file ---- */
-
-bool qcow2_is_fresh(struct qcow2_image *img, u64 cluster);
-void qcow2_fresh_gone(struct qcow2_image *img, u64 cluster, u64 nr);
-void qcow2_fresh_taken(struct qcow2_image *img, u64 cluster, u64 nr);
-void qcow2_fresh_again(struct qcow2_image *img, u64 cluster);
 
 /* ---- l1.c: the L1 table and the L2 tables that it points to ---- */
 

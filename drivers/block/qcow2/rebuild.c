@@ -569,7 +569,7 @@ static void use_table(struct repair *rep)
 	swap(img->reftable, rep->table);
 	img->reftable_entries = rep->entries;
 	swap(img->refblocks, rep->refblocks);
-	img->fresh_from = max(img->fresh_from, rep->counts.end);
+	qcow2_fresh_gone(img, 0, rep->counts.end);
 	mutex_unlock(&img->meta_lock);
 }
 

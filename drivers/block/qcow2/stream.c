@@ -13,15 +13,13 @@
  * form has its place there, in whatever order the requests come.  Who writes here
  * and there reserves nothing.
  *
- * A reservation is in memory only, and is advice: the refcount alone says whether a
- * cluster is free.  First fit passes over the free ones of a run, and moves its hints
- * as if they were in use; given up, they are on record as those that became free.
- * That happens, of all streams, before the file's tables grow and before an
- * allocation fails; of one, when it is unused for long, or the one unused for longest
- * of too many; of the begin of a run, when its writer is far ahead of it, or when
- * a cluster that was taken becomes free there: that one is nobody's.  Nor does a
- * run become longer while clusters are free in front of it, so that the file does
- * not grow for what would have had room inside.
+ * A reservation is advice (see DOC: free clusters).  It is given up, of all
+ * streams, before the file's tables grow and before an allocation fails; of one,
+ * when it is unused for long, or the one unused for longest of too many; of the
+ * begin of a run, when its writer is far ahead of it, or when a cluster that was
+ * taken becomes free there: that one is nobody's.  Nor does a run become longer
+ * while clusters are free in front of it, so that the file does not grow for what
+ * would have had room inside.
  */
 
 #include <linux/minmax.h>
@@ -41,60 +39,6 @@ static u32 step(const struct qcow2_geometry *geo, u32 nr)
 }
 
 /**
- * qcow2_next_reserved() - find clusters that first fit must not take
- * @img: the image
- * @cluster: index of a host cluster
- *
- * Context: meta_lock held.
- * Return: the stream whose run has the cluster, or begins as the first one behind
- * it; NULL if there is none.
- */
-const struct qcow2_stream *qcow2_next_reserved(struct qcow2_image *img,
-					       u64 cluster)
-{
-	const struct qcow2_stream *s, *next = NULL;
-
-	for (s = img->streams; s < img->streams + QCOW2_STREAMS; s++)
-		if (s->ahead && cluster < s->host + s->nr &&
-		    (!next || s->host < next->host))
-			next = s;
-	return next;
-}
-
-/* The first clusters of a run are nobody's from now on. */
-static void leave(struct qcow2_image *img, struct qcow2_stream *s, u32 nr)
-{
-	if (s->ahead)
-		qcow2_unreserve(img, s->host, nr);
-	s->guest += nr;
-	s->host += nr;
-	s->nr -= nr;
-}
-
-/**
- * qcow2_stream_freed() - a cluster became free that was in use
- * @img: the image
- * @cluster: index of the host cluster
- *
- * Context: meta_lock held; does not sleep.
- */
-void qcow2_stream_freed(struct qcow2_image *img, u64 cluster)
-{
-	struct qcow2_stream *s;
-
-	lockdep_assert_held(&img->meta_lock);
-	for (s = img->streams; s < img->streams + QCOW2_STREAMS; s++)
-		if (cluster - s->host < s->nr)
-			leave(img, s, cluster - s->host + 1);
-}
-
-static void give_up(struct qcow2_image *img, struct qcow2_stream *s)
-{
-	leave(img, s, s->nr);
-	*s = (struct qcow2_stream) {};
-}
-
-/**
  * qcow2_streams_give_up() - reserve nothing
  * @img: the image
  *
@@ -107,9 +51,9 @@ bool qcow2_streams_give_up(struct qcow2_image *img)
 	bool ret = false;
 
 	lockdep_assert_held(&img->meta_lock);
-	for (s = img->streams; s < img->streams + QCOW2_STREAMS; s++) {
+	for (s = img->free.streams; s < img->free.streams + QCOW2_STREAMS; s++) {
 		ret |= s->ahead;
-		give_up(img, s);
+		qcow2_free_forget(img, s);
 	}
 	return ret;
 }
@@ -118,19 +62,19 @@ static void give_up_idle(struct qcow2_image *img)
 {
 	struct qcow2_stream *s;
 
-	for (s = img->streams; s < img->streams + QCOW2_STREAMS; s++)
-		if (s->ahead && img->stream_clock - s->used > IDLE)
-			give_up(img, s);
+	for (s = img->free.streams; s < img->free.streams + QCOW2_STREAMS; s++)
+		if (s->ahead && img->free.clock - s->used > IDLE)
+			qcow2_free_forget(img, s);
 }
 
 static struct qcow2_stream *replace_oldest(struct qcow2_image *img)
 {
-	struct qcow2_stream *s, *oldest = img->streams;
+	struct qcow2_stream *s, *oldest = img->free.streams;
 
-	for (s = img->streams; s < img->streams + QCOW2_STREAMS; s++)
+	for (s = img->free.streams; s < img->free.streams + QCOW2_STREAMS; s++)
 		if (s->used < oldest->used)
 			oldest = s;
-	give_up(img, oldest);
+	qcow2_free_forget(img, oldest);
 	return oldest;
 }
 
@@ -139,7 +83,7 @@ static struct qcow2_stream *find(struct qcow2_image *img, u64 guest)
 {
 	struct qcow2_stream *s, *ends = NULL;
 
-	for (s = img->streams; s < img->streams + QCOW2_STREAMS; s++) {
+	for (s = img->free.streams; s < img->free.streams + QCOW2_STREAMS; s++) {
 		if (s->ahead && guest - s->guest < s->nr)
 			return s;
 		if (s->used && guest - s->guest == s->nr)
@@ -160,30 +104,13 @@ static u64 place(struct qcow2_image *img, const struct qcow2_stream *s,
 static int take_own(struct qcow2_image *img, struct qcow2_stream *s, u64 cluster,
 		    u32 want, struct qcow2_need *need, struct qcow2_run *run)
 {
-	bool ahead = s->ahead;
+	bool ahead = qcow2_free_set_ahead(img, s, false);
 	int ret;
 
-	s->ahead = false;
 	ret = qcow2_alloc_clusters(img, cluster << img->geo.cluster_bits, want,
 				   need, run);
-	s->ahead = ahead;
+	qcow2_free_set_ahead(img, s, ahead);
 	return ret;
-}
-
-/* Clusters were taken for the guest's clusters from @guest on. */
-static void note(struct qcow2_image *img, struct qcow2_stream *s, u64 guest,
-		 const struct qcow2_run *run)
-{
-	u64 host = run->host_offset >> img->geo.cluster_bits;
-
-	if (!s->used || host - s->host != guest - s->guest ||
-	    (host ^ s->host) >> img->geo.refslice_bits) {
-		give_up(img, s);
-		s->guest = guest;
-		s->host = host;
-	}
-	s->nr = max_t(u64, s->nr, guest - s->guest + run->nb_clusters);
-	s->used = img->stream_clock;
 }
 
 static void reserve_ahead(struct qcow2_image *img, struct qcow2_stream *s,
@@ -192,15 +119,15 @@ static void reserve_ahead(struct qcow2_image *img, struct qcow2_stream *s,
 	u32 nr = step(&img->geo, run->nb_clusters);
 	u64 end = guest + run->nb_clusters;
 
-	s->ahead = true;
+	qcow2_free_set_ahead(img, s, true);
 	if (end + nr / 2 <= s->guest + s->nr ||
 	    qcow2_first_candidate(img) < s->host)
 		return;
 	give_up_idle(img);
 	/* What is far behind is left to others. */
 	if (end - s->guest > 2 * nr)
-		leave(img, s, end - s->guest - nr);
-	s->nr += qcow2_reserve(img, run->refblock, s->host + s->nr, nr);
+		qcow2_free_leave(img, s, end - s->guest - nr);
+	qcow2_free_reserve(img, s, run->refblock, nr);
 }
 
 /**
@@ -228,7 +155,7 @@ int qcow2_alloc_for_guest(struct qcow2_image *img, u64 guest_offset, u64 at,
 	lockdep_assert_held(&img->meta_lock);
 	if (at && at != cluster << img->geo.cluster_bits)
 		return qcow2_alloc_clusters(img, at, want, need, run);
-	img->stream_clock++;
+	qcow2_free_tick(img);
 	run->nb_clusters = 0;
 	if (cluster)
 		ret = take_own(img, s, cluster, want, need, run);
@@ -238,7 +165,7 @@ int qcow2_alloc_for_guest(struct qcow2_image *img, u64 guest_offset, u64 at,
 		return ret;
 	if (!s)
 		s = replace_oldest(img);
-	note(img, s, guest, run);
+	qcow2_free_note(img, s, guest, run);
 	if (goes_on)
 		reserve_ahead(img, s, guest, run);
 	return 0;
