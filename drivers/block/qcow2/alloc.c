@@ -22,7 +22,7 @@
  * When an image that is full was attached, all its refcounts must be looked at once.  To
  * bring slice after slice would be a short read for each, and would push out of the cache
  * what is of use there.  So from the second slice on that a search wants, it looks at the
- * rest of the refcount block in a buffer, and moves free_hint over what is in use there.
+ * rest of the refcount block in a buffer, and moves the hint over what is in use there.
  * Only a slice in which there is a free cluster comes into the cache.
  *
  * Clusters that streams have reserved (see DOC: streams) are passed over as if they
@@ -175,7 +175,7 @@ static u32 bytes_ahead(struct qcow2_image *img, u64 offset)
 }
 
 /*
- * Moves free_hint over what is in use, and says whether there is no need for the slice.
+ * Moves the hint over what is in use, and says whether there is no need for the slice.
  * What the file says is right when bytes_ahead() looks, but for what others change since:
  * clusters that they take are no harm, but if one became free, what was seen is of no use.
  */
@@ -195,10 +195,10 @@ static bool look_ahead(struct qcow2_image *img, struct qcow2_need *need)
 				    &ahead))
 		return false;
 	mutex_lock(&img->meta_lock);
-	ret = ahead.used && img->free_hint == ahead.start &&
+	ret = ahead.used && img->free.hint == ahead.start &&
 	      img->clusters_freed == freed;
 	if (ret)
-		img->free_hint += ahead.used;
+		qcow2_free_pass(img, ahead.start, ahead.used);
 	mutex_unlock(&img->meta_lock);
 	need->searched = !ahead.found;
 	return ret;
@@ -300,7 +300,7 @@ static int find_free(struct qcow2_image *img, struct qcow2_need *need,
 		    qcow2_streams_give_up(img))
 			continue;
 		if (ret == -EAGAIN && need->kind == QCOW2_NEED_SLICE &&
-		    start == img->free_hint)
+		    start == img->free.hint)
 			need->search = start;
 		if (ret)
 			return ret;

@@ -171,7 +171,8 @@ static void record_free(struct qcow2_image *img, u64 cluster)
  * qcow2_free_pass() - first fit need not look at clusters any more
  * @img: the image
  * @start: index of the first host cluster; first fit has come up to here
- * @nr: how many, in one slice; they are in use, or reserved
+ * @nr: how many; they are in use, or reserved, and lie in one slice, unless @start is
+ *	the hint
  *
  * Context: meta_lock held; does not sleep.
  */
