@@ -184,6 +184,58 @@ static void write_in_place_waits_for_no_room(const struct shape *shape)
 	destroy(&d);
 }
 
+static void failed_commit_is_not_tried_again_at_once(const struct shape *shape)
+{
+	struct memfile_fault fault = {
+		.ops = 1U << MEMFILE_WRITE,
+		.error = -ENOSPC,
+	};
+	struct disk d = {};
+	u64 tries;
+	int i;
+
+	make_disk(&d, shape);
+	attach(&d);
+	for (i = 0; i < 8; i++)
+		write_new(&d, i * span_of(&d), WL_SECTOR);
+	expect(d.img->nr_dirty > 6, "%u slices are dirty", d.img->nr_dirty);
+	memfile_fault(d.filp, &fault);
+	d.img->max_dirty = 8;
+	qcow2_commit_soon(d.img);
+	usleep(300000);
+	tries = memfile_faults(d.filp);
+	memfile_fault(d.filp, NULL);
+	expect(tries, "no commit was tried");
+	expect(tries <= 3 * d.img->nr_dirty, "%llu writes were tried", tries);
+	flush(&d);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+static void idle_image_gives_copies_back(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 pos, flushes;
+
+	make_disk(&d, shape);
+	attach(&d);
+	d.img->max_dirty = INT_MAX;
+	for (pos = 0; pos < d.bytes; pos += span_of(&d))
+		write_new(&d, pos, WL_SECTOR);
+	settle(&d);
+	expect(d.img->table_copies.nr > QCOW2_COPIES_MIN,
+	       "%u copies are enough", d.img->table_copies.nr);
+	flushes = flushes_of(&d);
+	qcow2_commit_now(d.img);
+	expect(d.img->table_copies.nr == QCOW2_COPIES_MIN &&
+	       d.img->refblock_copies.nr == QCOW2_COPIES_MIN,
+	       "%u and %u copies stay", d.img->table_copies.nr,
+	       d.img->refblock_copies.nr);
+	expect(flushes_of(&d) == flushes, "an idle image flushes its file");
+	detach_and_look(&d);
+	destroy(&d);
+}
+
 static void commit_begins_before_writers_must_wait(const struct shape *shape)
 {
 	struct disk d = {};
@@ -384,12 +436,22 @@ static const struct shape dirty_shapes[] = {
 	{}
 };
 
+static const struct shape idle_shapes[] = {
+	{ "clusters of 4 KiB", BASE(12, 64 << 20) },
+	{ "clusters of 4 KiB, lazy refcounts",
+	  { .cluster_bits = 12, .refcount_bits = 16, .version = 3, .lazy = true,
+	    .virtual_bytes = 64 << 20 } },
+	{}
+};
+
 static const struct test_case cases[] = {
 	TEST_CASE(flush_ends_while_others_write, busy_shapes),
 	TEST_CASE(first_touch_of_a_table_waits_for_no_flush, all_shapes),
 	TEST_CASE(write_in_place_waits_for_no_room, all_shapes),
 	TEST_CASE(commit_begins_before_writers_must_wait, busy_shapes),
 	TEST_CASE(commit_without_space_loses_nothing, dirty_shapes),
+	TEST_CASE(failed_commit_is_not_tried_again_at_once, busy_shapes),
+	TEST_CASE(idle_image_gives_copies_back, idle_shapes),
 	TEST_CASE(damaged_image_frees_clusters, all_shapes),
 	TEST_CASE(damaged_image_punches_kept_clusters, all_shapes),
 	TEST_CASE(read_waits_for_a_commit_that_cannot_be, all_shapes),

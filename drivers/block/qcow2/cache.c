@@ -451,6 +451,17 @@ static struct list_head *dirty_list(struct qcow2_image *img,
 	return &img->dirty_refblocks;
 }
 
+static bool set_dirty(struct qcow2_image *img, struct qcow2_slice *slice)
+{
+	lockdep_assert_held(&img->meta_lock);
+	if (test_and_set_bit(QCOW2_SLICE_DIRTY, &slice->flags))
+		return false;
+	refcount_inc(&slice->refs);
+	list_add_tail(&slice->dirty, dirty_list(img, slice->kind));
+	WRITE_ONCE(img->nr_dirty, img->nr_dirty + 1);
+	return true;
+}
+
 /**
  * qcow2_slice_mark_dirty() - a slice was changed
  * @img: the image
@@ -463,18 +474,30 @@ static struct list_head *dirty_list(struct qcow2_image *img,
  */
 void qcow2_slice_mark_dirty(struct qcow2_image *img, struct qcow2_slice *slice)
 {
-	lockdep_assert_held(&img->meta_lock);
-	if (test_and_set_bit(QCOW2_SLICE_DIRTY, &slice->flags))
+	if (!set_dirty(img, slice))
 		return;
-	refcount_inc(&slice->refs);
-	list_add_tail(&slice->dirty, dirty_list(img, slice->kind));
-	WRITE_ONCE(img->nr_dirty, img->nr_dirty + 1);
 	if (img->nr_dirty > READ_ONCE(img->max_dirty) / 2)
 		qcow2_commit_soon(img);
 	else
 		qcow2_commit_later(img);
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_slice_mark_dirty);
+
+/**
+ * qcow2_slice_not_written() - a commit could not write a slice that it has copied
+ * @img: the image
+ * @slice: the slice, which may have become dirty since
+ *
+ * The next try comes by the clock, or when something else becomes dirty: what failed once
+ * would fail at once again.
+ *
+ * Context: meta_lock held.
+ */
+void qcow2_slice_not_written(struct qcow2_image *img, struct qcow2_slice *slice)
+{
+	set_dirty(img, slice);
+	qcow2_commit_later(img);
+}
 
 /**
  * qcow2_slice_dirty_again() - a commit that was to write a slice did not come to it

@@ -385,6 +385,20 @@ int qcow2_commit_for_room(struct qcow2_image *img)
 	return ret;
 }
 
+/* But for refcounts that are left out of it. */
+static bool nothing_to_commit(struct qcow2_image *img)
+{
+	bool ret;
+
+	mutex_lock(&img->meta_lock);
+	ret = list_empty(&img->dirty_l1) && list_empty(&img->dirty_l2) &&
+	      list_empty(&img->unlinked) &&
+	      (list_empty(&img->dirty_refblocks) ||
+	       test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags));
+	mutex_unlock(&img->meta_lock);
+	return ret;
+}
+
 static bool is_clean(struct qcow2_image *img)
 {
 	bool ret;
@@ -400,14 +414,14 @@ static void commit_by_clock(struct work_struct *work)
 	struct qcow2_image *img = container_of(to_delayed_work(work),
 					       struct qcow2_image, commit_work);
 
-	if (is_clean(img)) {
+	if (READ_ONCE(img->nr_dirty) > READ_ONCE(img->max_dirty) / 2) {
+		qcow2_commit_all(img);
+	} else if (!nothing_to_commit(img)) {
+		qcow2_commit(img);
+	} else {
 		mutex_lock(&img->commit_lock);
 		trim_copies(img, QCOW2_COPIES_MIN);
 		mutex_unlock(&img->commit_lock);
-	} else if (READ_ONCE(img->nr_dirty) > READ_ONCE(img->max_dirty) / 2) {
-		qcow2_commit_all(img);
-	} else {
-		qcow2_commit(img);
 	}
 }
 

@@ -9,7 +9,7 @@
  * A commit writes a slice as it was at one moment, while others go on to change it.
  * So it copies the slice under meta_lock and writes the copy.  The memory for some
  * copies is always there, so that a commit needs none to go on; for more of them it is
- * got before the commit begins, as far as there is any.
+ * got when a commit begins, as far as there is any.
  *
  * The copies are written in the order of their offsets, and those that are neighbours
  * in the file in one transfer.
@@ -22,6 +22,7 @@
 #include <linux/list_sort.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -32,6 +33,12 @@
 
 /* Slices that are copied under one hold of meta_lock: 256 KiB of them. */
 #define MAX_HOLD	64
+
+/*
+ * Copies at most: 16 MiB of them.  A commit of more slices goes in batches, each of which
+ * costs two flushes of the file.
+ */
+#define COPIES_MAX	4096U
 
 /* More copies than there are for sure are a convenience: no reason to search for memory. */
 #define GFP_MORE	(GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN)
@@ -98,6 +105,7 @@ static int copies_grow(struct qcow2_copies *copies, unsigned int nr, gfp_t gfp)
 			return -ENOMEM;
 		list_add(&copy->link, &copies->free);
 		copies->nr++;
+		cond_resched();
 	}
 	return 0;
 }
@@ -128,7 +136,7 @@ int qcow2_copies_init(struct qcow2_copies *copies)
  */
 void qcow2_copies_stock(struct qcow2_copies *copies, unsigned int nr)
 {
-	copies_grow(copies, nr, GFP_MORE);
+	copies_grow(copies, min(nr, COPIES_MAX), GFP_MORE);
 	if (copies->nr <= copies->nr_bvs)
 		return;
 	kvfree(copies->bvs);
@@ -227,6 +235,30 @@ void qcow2_copies_take(struct qcow2_image *img, struct qcow2_copies *copies,
 	}
 }
 
+static void copy_put(struct qcow2_image *img, struct qcow2_copy *copy, int error)
+{
+	clear_bit(QCOW2_SLICE_COMMITTING, &copy->slice->flags);
+	if (error)
+		qcow2_slice_not_written(img, copy->slice);
+	qcow2_slice_put(copy->slice);
+	copy->slice = NULL;
+}
+
+static void copies_put_some(struct qcow2_image *img, struct qcow2_copies *copies,
+			    struct list_head *taken, int error)
+{
+	int i;
+
+	lockdep_assert_held(&img->meta_lock);
+	for (i = 0; i < MAX_HOLD && !list_empty(taken); i++) {
+		struct qcow2_copy *copy = list_first_entry(taken,
+						struct qcow2_copy, link);
+
+		copy_put(img, copy, error);
+		list_move(&copy->link, &copies->free);
+	}
+}
+
 /**
  * qcow2_copies_put() - let go of copies that were written, or could not be
  * @img: the image
@@ -239,18 +271,11 @@ void qcow2_copies_take(struct qcow2_image *img, struct qcow2_copies *copies,
 void qcow2_copies_put(struct qcow2_image *img, struct qcow2_copies *copies,
 		      struct list_head *taken, int error)
 {
-	struct qcow2_copy *copy;
-
-	mutex_lock(&img->meta_lock);
-	list_for_each_entry(copy, taken, link) {
-		clear_bit(QCOW2_SLICE_COMMITTING, &copy->slice->flags);
-		if (error)
-			qcow2_slice_mark_dirty(img, copy->slice);
-		qcow2_slice_put(copy->slice);
-		copy->slice = NULL;
+	while (!list_empty(taken)) {
+		mutex_lock(&img->meta_lock);
+		copies_put_some(img, copies, taken, error);
+		mutex_unlock(&img->meta_lock);
 	}
-	mutex_unlock(&img->meta_lock);
-	list_splice_init(taken, &copies->free);
 }
 
 /*

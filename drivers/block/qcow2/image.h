@@ -383,11 +383,13 @@ void qcow2_reserve_end(void);
 /**
  * enum qcow2_metadata - what is about to be written
  * @QCOW2_METADATA_NONE: guest data, or what takes new clusters
+ * @QCOW2_METADATA_L1: the L1 table
  * @QCOW2_METADATA_L2: an L2 table
  * @QCOW2_METADATA_REFBLOCK: a refcount block
  */
 enum qcow2_metadata {
 	QCOW2_METADATA_NONE,
+	QCOW2_METADATA_L1,
 	QCOW2_METADATA_L2,
 	QCOW2_METADATA_REFBLOCK,
 };
@@ -486,6 +488,8 @@ struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
 				    enum qcow2_slice_kind kind, u64 offset);
 void qcow2_slice_put(struct qcow2_slice *slice);
 void qcow2_slice_mark_dirty(struct qcow2_image *img, struct qcow2_slice *slice);
+void qcow2_slice_not_written(struct qcow2_image *img,
+			     struct qcow2_slice *slice);
 void qcow2_slice_dirty_again(struct qcow2_image *img,
 			     struct qcow2_slice *slice);
 void qcow2_slice_committing(struct qcow2_image *img, struct qcow2_slice *slice);

@@ -34,8 +34,9 @@
  *
  * If there's a crash, then: before 2 the old table rules and the new one is a
  * leak; after 2 the new one rules, which says what the old one did, and the old
- * one is a leak.  Step 2 changes one sector, and entries only change in the
- * table that rules, so there is nothing in between.
+ * one is a leak.  Step 2 changes one sector, and entries in memory only change in the
+ * table that rules, so there is nothing in between.  A commit that runs meanwhile may still
+ * write slices of the old table, whose clusters are in use until a later commit.
  *
  * If step 1 fails, or step 2 without a write, all is as it was but for the new
  * clusters, which are dropped.
@@ -138,6 +139,18 @@ static struct qcow2_slice *get_l1_slice(struct qcow2_image *img, u32 index)
 	return qcow2_slice_get(img, QCOW2_SLICE_L1, img->geo.l1_offset + pos);
 }
 
+static int check_l1_slice(struct qcow2_image *img, u64 offset)
+{
+	int ret;
+
+	mutex_lock(&img->meta_lock);
+	ret = qcow2_pre_write_overlap_check(img, offset,
+					    qcow2_slice_bytes(&img->geo),
+					    QCOW2_METADATA_L1);
+	mutex_unlock(&img->meta_lock);
+	return ret;
+}
+
 static int prepare_drop(struct qcow2_image *img, u64 old, struct new_l2 *new)
 {
 	int ret = qcow2_check_table_counted(img, old);
@@ -165,7 +178,8 @@ static int prepare_l2_table(struct qcow2_image *img, const struct qcow2_run *run
 	if (ret)
 		return ret;
 	new->l1 = get_l1_slice(img, new->index);
-	return PTR_ERR_OR_ZERO(new->l1);
+	return IS_ERR(new->l1) ? PTR_ERR(new->l1) :
+				 check_l1_slice(img, new->l1->offset);
 }
 
 static void set_l1_entry(struct qcow2_image *img, const struct new_l2 *new)
@@ -238,6 +252,9 @@ int qcow2_alloc_l2_table(struct qcow2_image *img, u32 index)
 	lockdep_assert_held(&img->grow_lock);
 	if (old & QCOW2_OFLAG_COPIED)
 		return 0;
+	/* Nobody knows whether the file still has this L1 table. */
+	if (qcow2_image_needs_check(img))
+		return -EIO;
 	if (qcow2_check_l1_entry(&img->geo, old))
 		return qcow2_image_fail(img, -EUCLEAN,
 					"damaged L1 entry %u: 0x%016llx", index,

@@ -236,7 +236,8 @@ static const char *find_overlap(struct qcow2_image *img, u64 start, u64 end,
 	lockdep_assert_held(&img->meta_lock);
 	if (overlaps(start, end, 0, geo->cluster_bytes))
 		return "the header";
-	if (overlaps(start, end, geo->l1_offset,
+	if (own != QCOW2_METADATA_L1 &&
+	    overlaps(start, end, geo->l1_offset,
 		     (u64)geo->l1_entries * sizeof(u64)))
 		return "the L1 table";
 	if (overlaps(start, end, geo->reftable_offset,

@@ -22,9 +22,8 @@
  * for it.  With one, the COW regions go with it, and when all of it is in the file
  * qcow2_alloc_cluster_link_l2() changes the entries in memory; from there
  * commit.c takes them to the file.  The last pass of a write does not wait for its
- * transfer either, if that is one: link_written() links it when that has ended, on the CPU
- * where it has ended.  So writes that change mappings go on side by side, on storage that
- * completes them on several CPUs too.
+ * transfer either, if that is one: link_written() links it when that has ended.  So writes
+ * that change mappings go on side by side, and some of them end so.
  *
  * Somebody who has to wait for a meta does not sleep: the operation is put on
  * the meta's list and queued again when the meta is gone.  It holds nothing
@@ -41,10 +40,8 @@
 #include <linux/errno.h>
 #include <linux/interval_tree_generic.h>
 #include <linux/minmax.h>
-#include <linux/sched/isolation.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
-#include <linux/smp.h>
 #include <linux/string.h>
 
 #include "image.h"
@@ -973,25 +970,12 @@ static void link_written(struct work_struct *work)
 	memalloc_noio_restore(noio);
 }
 
-/*
- * Here, where the transfer ended: one after the other on a CPU, as they meet in
- * meta_lock.  A CPU that is kept free of such work has another one do it.
- */
-static void queue_link(struct qcow2_image *img, struct qcow2_l2_meta *meta)
-{
-	unsigned int cpu = raw_smp_processor_id();
-
-	if (!housekeeping_cpu(cpu, HK_TYPE_DOMAIN))
-		cpu = housekeeping_any_cpu(HK_TYPE_DOMAIN);
-	queue_work_on(cpu, img->link_wq, &meta->work);
-}
-
 static void transfer_done(struct qcow2_fio *fio)
 {
 	struct qcow2_part *part = container_of(fio, struct qcow2_part, fio);
 
 	if (atomic_dec_and_test(&part->meta->pending))
-		queue_link(part->io->img, part->meta);
+		queue_work(part->io->img->link_wq, &part->meta->work);
 }
 
 /* Takes over the operation, the meta and the epoch. */

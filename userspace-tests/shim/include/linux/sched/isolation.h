@@ -3,6 +3,5 @@
 #define _SHIM_SCHED_ISOLATION_H
 
 #define housekeeping_cpu(cpu, type)	((void)(cpu), true)
-#define housekeeping_any_cpu(type)	0U
 
 #endif
