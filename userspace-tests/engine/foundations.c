@@ -487,14 +487,14 @@ static void grow_under_a_discard(struct disk *d)
 
 /**
  * struct user - a thread that writes and reads what nobody else does
- * @d: the disk
+ * @d: the disk, with a count of writes of its own
  * @from: where
  * @to: where that ends
  * @stop: the end
  * @thread: the thread
  */
 struct user {
-	struct disk *d;
+	struct disk d;
 	u64 from;
 	u64 to;
 	bool stop;
@@ -504,7 +504,6 @@ struct user {
 static void *use(void *arg)
 {
 	struct user *u = arg;
-	struct disk own = *u->d;
 	struct shim_random r = { .state = u->from };
 	u64 sectors = (u->to - u->from) / WL_SECTOR;
 
@@ -515,16 +514,16 @@ static void *use(void *arg)
 		bytes = min(sectors - sector, 1 + shim_below(&r, 16)) *
 			WL_SECTOR;
 		if (shim_below(&r, 2))
-			write_new(&own, at, bytes);
+			write_new(&u->d, at, bytes);
 		else
-			read_back(&own, at, bytes);
+			read_back(&u->d, at, bytes);
 	}
 	return NULL;
 }
 
 static void begin_to_use(struct user *u, struct disk *d, u64 from, u64 to)
 {
-	*u = (struct user) { .d = d, .from = from, .to = to };
+	*u = (struct user) { .d = *d, .from = from, .to = to };
 	expect(!pthread_create(&u->thread, NULL, use, u), "no thread");
 }
 

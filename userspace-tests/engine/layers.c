@@ -1158,13 +1158,13 @@ static struct qcow2_chain *replace_layers(struct disk *d, const struct stack *st
 
 /**
  * struct guest - a thread that reads, or writes, while layers are replaced
- * @d: the disk
+ * @d: the disk, with a count of writes of its own
  * @writes: it writes to the last cluster, where nobody else is
  * @stop: the end
  * @thread: the thread
  */
 struct guest {
-	struct disk *d;
+	struct disk d;
 	bool writes;
 	bool stop;
 	pthread_t thread;
@@ -1173,29 +1173,29 @@ struct guest {
 static void *be_guest(void *arg)
 {
 	struct guest *g = arg;
-	struct disk own = *g->d;
+	struct disk *d = &g->d;
 	struct shim_random r = { .state = g->writes };
-	u64 last = own.bytes - own.cluster;
+	u64 last = d->bytes - d->cluster;
 
 	while (!__atomic_load_n(&g->stop, __ATOMIC_RELAXED)) {
-		u64 at = shim_below(&r, own.cluster / WL_SECTOR) * WL_SECTOR;
+		u64 at = shim_below(&r, d->cluster / WL_SECTOR) * WL_SECTOR;
 
 		if (!g->writes) {
 			at = shim_below(&r, last / WL_SECTOR) * WL_SECTOR;
-			read_back(&own, at, min(last - at, own.cluster));
+			read_back(d, at, min(last - at, d->cluster));
 			continue;
 		}
-		write_new(&own, last + at, WL_SECTOR);
+		write_new(d, last + at, WL_SECTOR);
 		if (!shim_below(&r, 4))
-			make_zero(&own, QCOW2_OP_DISCARD, last, own.cluster);
-		read_back(&own, last, own.cluster);
+			make_zero(d, QCOW2_OP_DISCARD, last, d->cluster);
+		read_back(d, last, d->cluster);
 	}
 	return NULL;
 }
 
 static void begin_guest(struct guest *g, struct disk *d, bool writes)
 {
-	*g = (struct guest) { .d = d, .writes = writes };
+	*g = (struct guest) { .d = *d, .writes = writes };
 	expect(!pthread_create(&g->thread, NULL, be_guest, g), "no thread");
 }
 
