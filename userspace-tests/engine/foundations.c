@@ -275,25 +275,33 @@ static unsigned int told(struct caller *c)
 
 static void tell(struct qcow2_epoch_wait *wait);
 
+/* One after the other; @second may be NULL. */
+static void call_both(struct qcow2_image *img, struct caller *first,
+		      struct caller *second)
+{
+	mutex_lock(&img->meta_lock);
+	for (; first; first = second, second = NULL) {
+		first->img = img;
+		first->wait.done = tell;
+		qcow2_epoch_call(img, &first->wait);
+	}
+	mutex_unlock(&img->meta_lock);
+}
+
 static void call(struct disk *d, struct caller *c)
 {
-	c->img = d->img;
-	c->wait.done = tell;
-	mutex_lock(&c->img->meta_lock);
-	qcow2_epoch_call(c->img, &c->wait);
-	mutex_unlock(&c->img->meta_lock);
+	call_both(d->img, c, NULL);
 }
 
 static void tell(struct qcow2_epoch_wait *wait)
 {
 	struct caller *c = container_of(wait, struct caller, wait);
-	struct disk d = { .img = c->img };
 
 	if (c->other && !told(c->other))
 		c->other_waited++;
 	if (c->again) {
 		c->again--;
-		call(&d, c);
+		call_both(c->img, c, NULL);
 	}
 	__atomic_add_fetch(&c->told, 1, __ATOMIC_RELEASE);
 }
@@ -388,8 +396,7 @@ static void nobody_waits_for_who_comes_again(const struct shape *shape)
 	write_new(&d, 0, 4 * d.cluster);
 	flush(&d);
 	freed = READ_ONCE(d.img->clusters_freed);
-	call(&d, &c);
-	call(&d, &other);
+	call_both(d.img, &c, &other);
 	wait_for(told(&other), "it waits for ever");
 	expect(c.other_waited <= 1, "another one was told %u times meanwhile",
 	       c.other_waited);
