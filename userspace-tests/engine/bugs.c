@@ -1215,6 +1215,24 @@ static void write_finds_no_space_that_is_about_to_be_free(const struct shape *sh
 	destroy(&d);
 }
 
+/* Takes the reserve of records too, while no allocation works. */
+static void take_records(struct disk *d, struct list_head *taken)
+{
+	struct qcow2_drop *drop = qcow2_drop_alloc(d->img, 1);
+
+	for (; drop; drop = qcow2_drop_alloc(d->img, 1))
+		list_add(&drop->link, taken);
+	expect(!list_empty(taken), "there is no reserve");
+}
+
+static void give_records_back(struct disk *d, struct list_head *taken)
+{
+	struct qcow2_drop *drop, *next;
+
+	list_for_each_entry_safe(drop, next, taken, link)
+		qcow2_drop_free(d->img, drop);
+}
+
 /*
  * Many writes are linked one after the other when their transfers have ended, and what
  * is in their way may be what frees memory: so they need none.
@@ -1223,6 +1241,7 @@ static void write_needs_memory_when_its_transfer_has_ended(const struct shape *s
 {
 	struct disk d = { .options.threads = 4 };
 	struct op op = {};
+	LIST_HEAD(taken);
 	int error;
 
 	make_shared_disk(&d, shape);
@@ -1235,9 +1254,11 @@ static void write_needs_memory_when_its_transfer_has_ended(const struct shape *s
 	start(&d, &op, QCOW2_OP_WRITE, d.cluster, d.cluster);
 	wait_for(memfile_holds(d.filp), "the write does not begin");
 	shim_fail_allocations(1, 0);
+	take_records(&d, &taken);
 	memfile_release(d.filp);
 	error = finish(&op);
 	shim_fail_allocations(0, 0);
+	give_records_back(&d, &taken);
 	expect(!error, "the write needed memory to end: %d", error);
 	memcpy(d.content + d.cluster, op.buf, d.cluster);
 	read_back(&d, 0, d.bytes);

@@ -57,6 +57,11 @@ static const struct shape slices[] = {
 	{}
 };
 
+static const struct shape many[] = {
+	{ "more tables than slices", SHAPE(12, 64, 192 << 20) },
+	{}
+};
+
 static const struct shape compressed[] = {
 	{ "compressed clusters",
 	  { .cluster_bits = 12, .refcount_bits = 16, .version = 3,
@@ -65,7 +70,7 @@ static const struct shape compressed[] = {
 };
 
 /* Who waits for what cannot come need not be waited for as long as others. */
-#define HANG_SECONDS	30
+#define HANG_SECONDS	45
 
 static u64 failed_before;
 
@@ -310,12 +315,12 @@ static void write_over_compressed(const struct shape *shape)
 	end(&d);
 }
 
-/* Writers that hold what others wait for. */
-enum { WRITERS = 4 };
+/* Writers that hold what others wait for, so many that there is not enough for all. */
+enum { MAX_WRITERS = 48 };
 
 struct writer {
 	struct disk *d;
-	unsigned int nr;
+	unsigned int nr, of, ops;
 	pthread_t thread;
 };
 
@@ -324,10 +329,10 @@ static void *write_some_pieces(void *arg)
 	struct writer *w = arg;
 	struct disk *d = w->d;
 	struct shim_random r = { .state = SEED + w->nr };
-	u64 share = d->bytes / WRITERS;
-	int i;
+	u64 share = d->bytes / w->of;
+	unsigned int i;
 
-	for (i = 0; i < 200; i++) {
+	for (i = 0; i < w->ops; i++) {
 		u64 pos = w->nr * share + shim_below(&r, share / d->cluster) *
 					  d->cluster;
 		struct op op = {};
@@ -347,10 +352,11 @@ static void *write_some_pieces(void *arg)
 	return NULL;
 }
 
-static void some_at_once(const struct shape *shape)
+static void write_at_once(const struct shape *shape, unsigned int nr,
+			  unsigned int ops)
 {
 	struct disk d = { .options = { .threads = 2, .delay_ns = 50000 } };
-	struct writer writers[WRITERS];
+	struct writer writers[MAX_WRITERS];
 	unsigned int i;
 
 	make_disk(&d, shape);
@@ -359,16 +365,77 @@ static void some_at_once(const struct shape *shape)
 	expect(!detach(&d), "detach");
 	take_snapshot(&d);
 	attach_without_memory(&d);
-	for (i = 0; i < WRITERS; i++) {
-		writers[i] = (struct writer) { .d = &d, .nr = i };
+	for (i = 0; i < nr; i++) {
+		writers[i] = (struct writer) {
+			.d = &d, .nr = i, .of = nr, .ops = ops,
+		};
 		expect(!pthread_create(&writers[i].thread, NULL,
 				       write_some_pieces, &writers[i]),
 		       "no thread");
 	}
-	for (i = 0; i < WRITERS; i++)
+	for (i = 0; i < nr; i++)
 		pthread_join(writers[i].thread, NULL);
 	flush(&d);
 	end(&d);
+}
+
+static void some_at_once(const struct shape *shape)
+{
+	write_at_once(shape, 4, 200);
+}
+
+static void many_at_once(const struct shape *shape)
+{
+	write_at_once(shape, MAX_WRITERS, 8);
+}
+
+/* References to the first slice of the first L2 table, 0 if it is not in memory. */
+static unsigned int refs_of_l2_slice(struct disk *d)
+{
+	u64 table = qcow2_l1_entry(d->img, 0) & QCOW2_OFFSET_MASK;
+	struct qcow2_slice *slice;
+	unsigned int refs = 0;
+
+	rcu_read_lock();
+	slice = qcow2_slice_peek(d->img, QCOW2_SLICE_L2, table);
+	if (slice)
+		refs = refcount_read(&slice->refs);
+	rcu_read_unlock();
+	return refs;
+}
+
+/* Else those who wait could have all slices, and who grows wait for one of them. */
+static void who_waits_to_grow_has_no_slice(const struct shape *shape)
+{
+	struct disk d = {};
+	struct op op = { .by_worker = true };
+	u64 offset;
+
+	make_disk(&d, shape);
+	offset = 100 * d.cluster;
+	attach(&d);
+	write_new(&d, 0, d.cluster);
+	flush(&d);
+	/* Where there is no refcount block. */
+	d.img->free_hint = BIT_ULL(d.img->geo.refblock_bits);
+	qcow2_cache_set_max(d.img, 1);
+	expect(!refs_of_l2_slice(&d), "the L2 slice is in memory");
+	op.buf = new_data(&d, offset, d.cluster);
+	mutex_lock(&d.img->grow_lock);
+	start(&d, &op, QCOW2_OP_WRITE, offset, d.cluster);
+	/* The cache's own. */
+	wait_for(refs_of_l2_slice(&d) == 1, "who waits for growth has %u references",
+		 refs_of_l2_slice(&d));
+	expect(!is_done(&op), "nothing grows");
+	mutex_unlock(&d.img->grow_lock);
+	expect(!finish(&op), "the write failed");
+	memcpy(d.content + offset, op.buf, d.cluster);
+	free(op.buf);
+	expect(host_of(&d, offset) >= d.cluster << d.img->geo.refblock_bits,
+	       "nothing has grown");
+	read_back(&d, 0, d.bytes);
+	detach_and_look(&d);
+	destroy(&d);
 }
 
 int main(int argc, char **argv)
@@ -386,6 +453,8 @@ int main(int argc, char **argv)
 		TEST_CASE(first_write_with_lazy_refcounts, lazy),
 		TEST_CASE(write_over_compressed, compressed),
 		TEST_CASE(some_at_once, usual),
+		TEST_CASE(many_at_once, many),
+		TEST_CASE(who_waits_to_grow_has_no_slice, many),
 	};
 
 	return run_cases("nomemory", cases, ARRAY_SIZE(cases), argc, argv);

@@ -15,6 +15,12 @@
  * for one step are enough, however small the cache, unless other writers come
  * between.
  *
+ * Without memory, slices are as many as the cache has in reserve.  If all writers had some
+ * of them pinned and waited for another one, none would get it.  So who gets none at once
+ * lets go of all that it has, and takes the image's turn_lock until its step is done: only
+ * one with that waits with slices pinned, and one with grow_lock, for which nobody waits
+ * with slices pinned.
+ *
  * Clusters are taken in runs that lie in one refcount slice, which the run
  * pins: giving it back then needs neither I/O nor memory.  Where free ones are is
  * known by struct qcow2_free (see DOC: free clusters), which leads to the first.
@@ -204,7 +210,47 @@ static bool look_ahead(struct qcow2_image *img, struct qcow2_need *need)
 	return ret;
 }
 
-static int bring_slice(struct qcow2_image *img, struct qcow2_need *need)
+static bool has_pinned(const struct qcow2_need *need)
+{
+	bool ret = need->l2;
+	int i;
+
+	for (i = 0; i < QCOW2_NEED_REFBLOCKS; i++)
+		ret |= !!need->refblocks[i];
+	return ret;
+}
+
+static void unpin(struct qcow2_need *need)
+{
+	int i;
+
+	qcow2_slice_put(need->l2);
+	need->l2 = NULL;
+	for (i = 0; i < QCOW2_NEED_REFBLOCKS; i++) {
+		qcow2_slice_put(need->refblocks[i]);
+		need->refblocks[i] = NULL;
+	}
+}
+
+/* Waits for memory with nothing pinned until it is its turn. */
+static struct qcow2_slice *get_in_turn(struct qcow2_image *img,
+				       struct qcow2_need *need)
+{
+	struct qcow2_slice *slice = qcow2_slice_get_now(img, need->slice_kind,
+							need->offset);
+
+	if (!IS_ERR(slice) || PTR_ERR(slice) != -ENOMEM)
+		return slice;
+	if (has_pinned(need) && !need->turn) {
+		unpin(need);
+		mutex_lock(&img->turn_lock);
+		need->turn = &img->turn_lock;
+	}
+	return qcow2_slice_get(img, need->slice_kind, need->offset);
+}
+
+static int bring_slice(struct qcow2_image *img, struct qcow2_need *need,
+		       bool growing)
 {
 	struct qcow2_slice **pin = pin_for(need);
 	struct qcow2_slice *slice;
@@ -214,7 +260,8 @@ static int bring_slice(struct qcow2_image *img, struct qcow2_need *need)
 	need->searched |= !!need->search;
 	qcow2_slice_put(*pin);
 	*pin = NULL;
-	slice = qcow2_slice_get(img, need->slice_kind, need->offset);
+	slice = growing ? qcow2_slice_get(img, need->slice_kind, need->offset) :
+			  get_in_turn(img, need);
 	if (IS_ERR(slice))
 		return PTR_ERR(slice);
 	*pin = slice;
@@ -227,14 +274,10 @@ static int bring_slice(struct qcow2_image *img, struct qcow2_need *need)
  */
 void qcow2_need_done(struct qcow2_need *need)
 {
-	int i;
-
-	qcow2_slice_put(need->l2);
-	need->l2 = NULL;
-	for (i = 0; i < QCOW2_NEED_REFBLOCKS; i++) {
-		qcow2_slice_put(need->refblocks[i]);
-		need->refblocks[i] = NULL;
-	}
+	unpin(need);
+	if (need->turn)
+		mutex_unlock(need->turn);
+	need->turn = NULL;
 }
 EXPORT_SYMBOL_IF_KUNIT(qcow2_need_done);
 
@@ -475,7 +518,7 @@ static int meet_growing(struct qcow2_image *img, struct qcow2_need *need)
 		cond_resched();
 		return 0;
 	case QCOW2_NEED_SLICE:
-		return bring_slice(img, need);
+		return bring_slice(img, need, true);
 	case QCOW2_NEED_REFBLOCK:
 		return qcow2_alloc_refblock(img, need->index);
 	case QCOW2_NEED_REFTABLE:
@@ -685,7 +728,7 @@ int qcow2_need_meet(struct qcow2_image *img, struct qcow2_need *need)
 	int ret;
 
 	if (need->kind == QCOW2_NEED_SLICE)
-		return bring_slice(img, need);
+		return bring_slice(img, need, false);
 	if (need->kind == QCOW2_NEED_ROOM) {
 		need->made_room = true;
 		return qcow2_commit_for_room(img);
@@ -694,6 +737,7 @@ int qcow2_need_meet(struct qcow2_image *img, struct qcow2_need *need)
 		cond_resched();
 		return 0;
 	}
+	unpin(need);
 	mutex_lock(&img->grow_lock);
 	if (need->kind == QCOW2_NEED_L2_TABLE)
 		ret = qcow2_alloc_l2_table(img, need->index);

@@ -184,7 +184,7 @@ static void lru_insert(struct qcow2_cache *cache, struct qcow2_slice *slice)
  * dirty a commit, which has memory of its own, makes it clean.  What a commit
  * cannot make clean stays, so there is no use in waiting for it.
  */
-static struct qcow2_slice *get_memory(struct qcow2_image *img)
+static struct qcow2_slice *get_memory(struct qcow2_image *img, bool wait)
 {
 	struct qcow2_slice *slice;
 	int ret;
@@ -197,6 +197,8 @@ static struct qcow2_slice *get_memory(struct qcow2_image *img)
 					      GFP_NOWAIT | __GFP_NOWARN);
 		if (slice)
 			return slice;
+		if (!wait)
+			return ERR_PTR(-ENOMEM);
 		ret = evict(&img->cache) ? 0 : qcow2_commit_all(img);
 		if (ret)
 			return ERR_PTR(ret);
@@ -206,9 +208,10 @@ static struct qcow2_slice *get_memory(struct qcow2_image *img)
 }
 
 static struct qcow2_slice *slice_alloc(struct qcow2_image *img,
-				       enum qcow2_slice_kind kind, u64 offset)
+				       enum qcow2_slice_kind kind, u64 offset,
+				       bool wait)
 {
-	struct qcow2_slice *slice = get_memory(img);
+	struct qcow2_slice *slice = get_memory(img, wait);
 
 	if (IS_ERR(slice))
 		return slice;
@@ -382,9 +385,9 @@ static int put_in(struct qcow2_cache *cache, struct qcow2_slice *slice)
 /* Gives the slice at @offset; *@mine says that the caller has to load it. */
 static struct qcow2_slice *insert(struct qcow2_image *img,
 				  enum qcow2_slice_kind kind, u64 offset,
-				  bool *mine)
+				  bool wait, bool *mine)
 {
-	struct qcow2_slice *slice, *new = slice_alloc(img, kind, offset);
+	struct qcow2_slice *slice, *new = slice_alloc(img, kind, offset, wait);
 	struct qcow2_cache *cache = &img->cache;
 	int ret;
 
@@ -403,25 +406,16 @@ static struct qcow2_slice *insert(struct qcow2_image *img,
 	return slice;
 }
 
-/**
- * qcow2_slice_get() - get a slice, reading it if need be
- * @img: the image
- * @kind: what it must be
- * @offset: host offset of the slice in bytes, checked by the caller
- *
- * Context: sleeps, does I/O; meta_lock must not be held.
- * Return: the slice with a reference, or an ERR_PTR: what reading gave, or
- * -EUCLEAN.
- */
-struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
-				    enum qcow2_slice_kind kind, u64 offset)
+static struct qcow2_slice *get(struct qcow2_image *img,
+			       enum qcow2_slice_kind kind, u64 offset,
+			       bool wait)
 {
 	struct qcow2_slice *slice = lookup(&img->cache, offset);
 	bool mine = false;
 	int ret;
 
 	if (!slice)
-		slice = insert(img, kind, offset, &mine);
+		slice = insert(img, kind, offset, wait, &mine);
 	if (IS_ERR(slice))
 		return slice;
 	if (mine)
@@ -435,7 +429,40 @@ struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
 	mark_used(slice);
 	return slice;
 }
+
+/**
+ * qcow2_slice_get() - get a slice, reading it if need be
+ * @img: the image
+ * @kind: what it must be
+ * @offset: host offset of the slice in bytes, checked by the caller
+ *
+ * Context: sleeps, does I/O; meta_lock must not be held.
+ * Return: the slice with a reference, or an ERR_PTR: what reading gave, or
+ * -EUCLEAN.
+ */
+struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
+				    enum qcow2_slice_kind kind, u64 offset)
+{
+	return get(img, kind, offset, true);
+}
 EXPORT_SYMBOL_IF_KUNIT(qcow2_slice_get);
+
+/**
+ * qcow2_slice_get_now() - likewise, but do not wait for memory
+ * @img: the image
+ * @kind: what it must be
+ * @offset: host offset of the slice in bytes, checked by the caller
+ *
+ * For who has other slices, for which somebody may wait.
+ *
+ * Context: sleeps, does I/O; meta_lock must not be held.
+ * Return: as qcow2_slice_get(); -ENOMEM if there is none at once.
+ */
+struct qcow2_slice *qcow2_slice_get_now(struct qcow2_image *img,
+					enum qcow2_slice_kind kind, u64 offset)
+{
+	return get(img, kind, offset, false);
+}
 
 static struct list_head *dirty_list(struct qcow2_image *img,
 				    enum qcow2_slice_kind kind)

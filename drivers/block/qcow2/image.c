@@ -853,6 +853,7 @@ static struct qcow2_image *alloc_image(const char *name)
 		return NULL;
 	strscpy(img->name, name, sizeof(img->name));
 	mutex_init(&img->meta_lock);
+	mutex_init(&img->turn_lock);
 	mutex_init(&img->grow_lock);
 	mutex_init(&img->watch_lock);
 	qcow2_free_init(&img->free);
@@ -865,6 +866,7 @@ static struct qcow2_image *alloc_image(const char *name)
 static void free_image(struct qcow2_image *img)
 {
 	mutex_destroy(&img->meta_lock);
+	mutex_destroy(&img->turn_lock);
 	mutex_destroy(&img->grow_lock);
 	mutex_destroy(&img->watch_lock);
 	qcow2_free_destroy(&img->free);

@@ -486,6 +486,8 @@ struct qcow2_slice *qcow2_slice_find(struct qcow2_image *img,
 				     enum qcow2_slice_kind kind, u64 offset);
 struct qcow2_slice *qcow2_slice_get(struct qcow2_image *img,
 				    enum qcow2_slice_kind kind, u64 offset);
+struct qcow2_slice *qcow2_slice_get_now(struct qcow2_image *img,
+					enum qcow2_slice_kind kind, u64 offset);
 void qcow2_slice_put(struct qcow2_slice *slice);
 void qcow2_slice_mark_dirty(struct qcow2_image *img, struct qcow2_slice *slice);
 void qcow2_slice_not_written(struct qcow2_image *img,
@@ -679,6 +681,7 @@ struct qcow2_l1 {
  * @max_dirty: with more than this nothing more is made dirty before a commit; from half
  *	of it on one begins; READ_ONCE
  * @meta_lock: see below
+ * @turn_lock: see below
  * @grow_lock: see below
  * @grow_page: memory for what is written under grow_lock, and for that alone: a piece
  *	of a table, or of the header
@@ -724,6 +727,8 @@ struct qcow2_l1 {
  *
  * Lock order::
  *
+ *	turn_lock	one at a time waits for memory for a slice while it has others
+ *	  |		pinned; taken only when there is none
  *	grow_lock	one at a time changes L1 or refcount table entries, and
  *	  |		does the I/O for it; only requests that need growth wait
  *	commit_lock	one at a time writes slices; held across that I/O
@@ -788,6 +793,7 @@ struct qcow2_image {
 	unsigned int max_dirty;
 
 	struct mutex meta_lock;
+	struct mutex turn_lock;
 	struct mutex grow_lock;
 	void *grow_page;
 	struct mutex commit_lock;
@@ -1366,6 +1372,7 @@ enum qcow2_need_kind {
  *	else
  * @searched: a slice was brought for a search, and there was none
  * @made_room: there was a commit for it already; that is enough
+ * @turn: the image's turn_lock, if it is held, until qcow2_need_done(); or NULL
  * @l2: L2 slice that was brought, pinned until the step was taken
  * @refblocks: refcount block slices likewise
  * @next: the one of them that is replaced next
@@ -1380,6 +1387,7 @@ struct qcow2_need {
 	u64 search;
 	bool searched;
 	bool made_room;
+	struct mutex *turn;
 	struct qcow2_slice *l2;
 	struct qcow2_slice *refblocks[QCOW2_NEED_REFBLOCKS];
 	u32 next;
