@@ -15,6 +15,7 @@
 #include "args.h"
 #include "disk.h"
 #include "memfile.h"
+#include "verify.h"
 #include "workload.h"
 
 void fail(const char *fmt, ...)
@@ -72,7 +73,10 @@ bool is_done(struct op *op)
 
 int finish(struct op *op)
 {
-	return wl_finish(&op->wait);
+	int error = wl_finish(&op->wait);
+
+	verify_step(op->wait.io.img);
+	return error;
 }
 
 int run_op(struct disk *d, enum qcow2_op what, u64 offset, u64 bytes)
@@ -264,12 +268,15 @@ void attach(struct disk *d)
 		layers[0] = get_layer(d);
 	d->img = qcow2_image_open(d->filp, "test", &options, &why);
 	expect(!IS_ERR(d->img), "attach: %s (%ld)", why.text, PTR_ERR(d->img));
+	verify_opened(d->img);
 }
 
 int detach(struct disk *d)
 {
-	int error = qcow2_image_close(d->img);
+	int error;
 
+	verify_closing(d->img);
+	error = qcow2_image_close(d->img);
 	d->img = NULL;
 	return error;
 }

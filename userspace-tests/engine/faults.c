@@ -37,6 +37,7 @@
 #include "base.h"
 #include "memfile.h"
 #include "qcheck.h"
+#include "verify.h"
 #include "workload.h"
 
 /* For one run, which takes milliseconds, or for making one image. */
@@ -656,7 +657,10 @@ static void look_at_closed(const struct run *run, bool whole)
 static void close_image(struct run *run)
 {
 	u64 before = strikes(run);
-	int ret = qcow2_image_close(run->w.img);
+	int ret;
+
+	verify_closing(run->w.img);
+	ret = qcow2_image_close(run->w.img);
 
 	run->w.img = NULL;
 	run->struck_at_close = strikes(run) - before;

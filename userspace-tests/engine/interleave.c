@@ -31,6 +31,7 @@
 #include "base.h"
 #include "memfile.h"
 #include "qcheck.h"
+#include "verify.h"
 #include "workload.h"
 
 #define HANG_SECONDS	20
@@ -947,12 +948,15 @@ static void open_image(struct play *p)
 	p->w.img = qcow2_image_open(p->w.filp, "test", &options, &why);
 	if (IS_ERR(p->w.img))
 		wl_fail(SEED, "open: %s (%ld)", why.text, PTR_ERR(p->w.img));
+	verify_opened(p->w.img);
 }
 
 static void close_image(struct play *p)
 {
-	int ret = qcow2_image_close(p->w.img);
+	int ret;
 
+	verify_closing(p->w.img);
+	ret = qcow2_image_close(p->w.img);
 	if (ret)
 		wl_fail(SEED, "close: %d", ret);
 	p->flushed = memfile_now(p->w.filp);

@@ -12,6 +12,7 @@
 
 #include "args.h"
 #include "cases.h"
+#include "verify.h"
 
 #define MAX_ENTRIES	(QCOW2_MAX_REFTABLE_BYTES / sizeof(u64))
 
@@ -98,6 +99,7 @@ static void longest_table(const struct shape *shape)
 static void take_nearly_all(struct disk *d)
 {
 	mutex_lock(&d->img->meta_lock);
+	verify_stop();
 	d->img->free.hint = (MAX_ENTRIES << d->img->geo.refblock_bits) - LEFT;
 	mutex_unlock(&d->img->meta_lock);
 }

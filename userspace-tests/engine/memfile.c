@@ -739,6 +739,11 @@ int qcow2_file_path(const struct qcow2_file *file, char *buf, size_t bytes)
  * For tests.
  */
 
+struct file *memfile_of(const struct qcow2_file *file)
+{
+	return file->filp;
+}
+
 struct file *memfile_create(const struct memfile_options *options)
 {
 	struct file *filp = must(calloc(1, sizeof(*filp)));
@@ -885,6 +890,25 @@ void memfile_fetch(struct file *filp, u64 offset, void *buf, size_t bytes)
 	enter(filp);
 	get_bytes(filp, offset, buf, bytes);
 	leave(filp);
+}
+
+bool memfile_is_zero(struct file *filp, u64 offset, u64 bytes)
+{
+	bool ret = true;
+
+	enter(filp);
+	while (bytes && ret) {
+		size_t n = in_block(offset, bytes);
+		struct block *block = find_block(filp, offset >> BLOCK_BITS);
+
+		if (block)
+			ret = !memchr_inv(block->data +
+					  (offset & (BLOCK_BYTES - 1)), 0, n);
+		offset += n;
+		bytes -= n;
+	}
+	leave(filp);
+	return ret;
 }
 
 u64 memfile_bytes(struct file *filp)

@@ -14,6 +14,7 @@
 #include <linux/types.h>
 
 struct file;
+struct qcow2_file;
 
 /**
  * enum memfile_nowait - what becomes of transfers that are not to wait
@@ -138,6 +139,8 @@ struct memfile_strike {
 
 struct file *memfile_create(const struct memfile_options *options);
 void memfile_destroy(struct file *filp);
+/* What is open. */
+struct file *memfile_of(const struct qcow2_file *file);
 
 /*
  * 0 or a negative errno. Blocks of zeroes become holes, so that it makes no
@@ -149,6 +152,7 @@ void memfile_store(struct file *filp, u64 offset, const void *buf,
 		   size_t bytes);
 void memfile_load_buf(struct file *filp, const void *buf, size_t bytes);
 void memfile_fetch(struct file *filp, u64 offset, void *buf, size_t bytes);
+bool memfile_is_zero(struct file *filp, u64 offset, u64 bytes);
 /* The whole content; free() it. */
 unsigned char *memfile_flatten(struct file *filp, size_t *bytes);
 u64 memfile_bytes(struct file *filp);

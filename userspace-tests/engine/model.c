@@ -22,6 +22,7 @@
 #include "base.h"
 #include "memfile.h"
 #include "qcheck.h"
+#include "verify.h"
 #include "workload.h"
 
 #define HANG_SECONDS	60
@@ -92,13 +93,16 @@ static void open_image(struct program *p)
 			PTR_ERR(p->w.img));
 	if (p->w.img->geo.virtual_bytes != p->w.bytes)
 		wl_fail(p->seed, "open: wrong size");
+	verify_opened(p->w.img);
 	choose_cache(p);
 }
 
 static void close_image(struct program *p)
 {
-	int ret = qcow2_image_close(p->w.img);
+	int ret;
 
+	verify_closing(p->w.img);
+	ret = qcow2_image_close(p->w.img);
 	p->w.img = NULL;
 	if (ret)
 		wl_fail(p->seed, "close: %d", ret);

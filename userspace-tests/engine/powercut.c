@@ -44,6 +44,7 @@
 #include "medium.h"
 #include "memfile.h"
 #include "qcheck.h"
+#include "verify.h"
 #include "workload.h"
 
 #define HANG_SECONDS	60
@@ -309,6 +310,7 @@ static void open_image(struct workload *w)
 	w->img = qcow2_image_open(w->filp, "test", &options, &why);
 	if (IS_ERR(w->img))
 		wl_fail(w->seed, "open: %s (%ld)", why.text, PTR_ERR(w->img));
+	verify_opened(w->img);
 }
 
 /* True if a table may not be read, so that clusters may leak. */
@@ -440,6 +442,7 @@ static void run_and_close(struct run *run, unsigned int threads,
 		wl_run(&run->w, threads, ops, shim_random(&run->r));
 	}
 	whole = !qcow2_image_needs_check(run->w.img);
+	verify_closing(run->w.img);
 	ret = qcow2_image_close(run->w.img);
 	if ((ret || !whole) && !run->w.errors_ok)
 		wl_fail(run->seed, "close: %d", ret);
@@ -799,6 +802,7 @@ static void use_again(struct run *run, const struct cut *cut,
 	wl_init(&w, disk, run->w.bytes);
 	open_image(&w);
 	wl_run(&w, 1, 20, shim_random(&run->r));
+	verify_closing(w.img);
 	if (qcow2_image_close(w.img))
 		wl_fail(run->seed, "close after a power cut failed");
 	after.file = memfile_flatten(w.filp, &bytes);

@@ -10,6 +10,7 @@
 #include <linux/kernel.h>
 
 #include "cases.h"
+#include "verify.h"
 
 #define SHAPE(bits, bytes)						\
 	{ .cluster_bits = (bits), .refcount_bits = 16, .version = 3,	\
@@ -336,6 +337,28 @@ static void tables_do_not_grow_for_it(const struct shape *shape)
 	end(&d);
 }
 
+/* Of 512 clusters. */
+static const struct shape slices_shapes[] = {
+	{ "clusters of 8 KiB", { .cluster_bits = 13, .refcount_bits = 64,
+	  .version = 3, .virtual_bytes = 8 << 20 } },
+	{}
+};
+
+/* It begins anew where the next refcount slice does, on the cluster behind. */
+static void a_run_ends_with_its_slice(const struct shape *shape)
+{
+	struct disk d = {};
+	u64 i;
+
+	begin(&d, shape);
+	for (i = 0; i < 600; i++) {
+		write_cluster(&d, i);
+		verify_now(d.img);
+	}
+	expect_one_run(&d, 0, 600);
+	end(&d);
+}
+
 static const struct test_case cases[] = {
 	TEST_CASE(writers_do_not_mix, shapes),
 	TEST_CASE(one_writer_has_one_run, shapes),
@@ -350,6 +373,7 @@ static const struct test_case cases[] = {
 	TEST_CASE(nobody_lacks_space_that_is_reserved, shapes),
 	TEST_CASE(all_give_up_on_a_full_file, shapes),
 	TEST_CASE(tables_do_not_grow_for_it, small_shapes),
+	TEST_CASE(a_run_ends_with_its_slice, slices_shapes),
 };
 
 int main(int argc, char **argv)

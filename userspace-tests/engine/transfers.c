@@ -17,6 +17,7 @@
 #include "disk.h"
 #include "memfile.h"
 #include "shim.h"
+#include "verify.h"
 
 /**
  * struct cost - transfers
@@ -351,7 +352,8 @@ static void without_memory_it_is_zeroed(const struct shape *shape)
 	settle(&d);
 	first = host_of(&d, 10 * d.cluster);
 	mutex_lock(&d.img->meta_lock);
-	d.img->free.nr_zeroes = 16384;
+	verify_stop();
+	d.img->free.nr_zeroes = QCOW2_ZEROES_MAX;
 	mutex_unlock(&d.img->meta_lock);
 	make_zero(&d, QCOW2_OP_DISCARD, 10 * d.cluster, 2 * d.cluster);
 	settle(&d);

@@ -15,6 +15,7 @@
 #include <linux/shrinker.h>
 
 #include "memfile.h"
+#include "verify.h"
 #include "workload.h"
 
 #define TAG_MAGIC	0x5eed7a65ec70a115ULL
@@ -22,6 +23,9 @@
 
 /* Of one operation at most: more only makes the test slow. */
 #define MAX_BYTES	(3U << 20)
+
+/* Likewise more looks at what is known of free clusters than after so many. */
+#define STEPS_TO_VERIFY	8
 
 /*
  * The end.
@@ -747,6 +751,8 @@ static void *job_thread(void *arg)
 		if (job->w->seed % 3 == 0 && job->ops % 8 == 0)
 			shim_shrink(1 + job->ops % 64);
 		wl_random_op(job->w, &job->r);
+		if (job->ops % STEPS_TO_VERIFY == 0)
+			verify_step(job->w->img);
 	}
 	return NULL;
 }

@@ -82,7 +82,8 @@ struct qcow2_stream {
  * 11. From @data_fresh_from on the external data file reads as zeroes.
  *
  * 10 and 11 are not claimed, nor made use of, where holes need not be zero.  After
- * damage was found nothing of this is claimed.
+ * damage was found nothing of this is claimed.  userspace-tests/engine/verify.c has
+ * a check for each sentence, by its number.
  */
 struct qcow2_free {
 	u64 hint;
