@@ -54,6 +54,9 @@ ELSEWHERE = {
         "the image alone takes more than the guest has; engine/repair: scattered thinly",
     "no refcount table can be long enough for the cluster at offset 0x%llx":
         "no file system here has such long files; engine/repair",
+    "what the device shows cannot be replaced": "nothing asks for that yet",
+    "direct I/O on a file of the chain needs blocks of %u bytes, but the device has blocks of %u":
+        "nothing asks for that yet",
     "is in the chain twice": "qcowctl says it first: chains, refusals",
     "all device numbers are in use": "there are a million",
     "no such device": "qcowctl says it first: detach",

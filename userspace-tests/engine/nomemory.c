@@ -417,7 +417,7 @@ static void who_waits_to_grow_has_no_slice(const struct shape *shape)
 	write_new(&d, 0, d.cluster);
 	flush(&d);
 	/* Where there is no refcount block. */
-	d.img->free_hint = BIT_ULL(d.img->geo.refblock_bits);
+	d.img->free.hint = BIT_ULL(d.img->geo.refblock_bits);
 	qcow2_cache_set_max(d.img, 1);
 	expect(!refs_of_l2_slice(&d), "the L2 slice is in memory");
 	op.buf = new_data(&d, offset, d.cluster);
