@@ -404,6 +404,57 @@ static unsigned int refs_of_l2_slice(struct disk *d)
 	return refs;
 }
 
+/* Pins slices of other L2 tables until there is no memory for one more, but for one. */
+static unsigned int pin_slices(struct disk *d, struct qcow2_slice **slices)
+{
+	unsigned int nr = 0;
+	u64 pos;
+
+	for (pos = span_of(d); pos < d->bytes; pos += span_of(d)) {
+		u64 table = qcow2_l1_entry(d->img, qcow2_l1_index(&d->img->geo, pos));
+
+		slices[nr] = qcow2_slice_get_now(d->img, QCOW2_SLICE_L2,
+						 table & QCOW2_OFFSET_MASK);
+		if (IS_ERR(slices[nr]))
+			break;
+		nr++;
+	}
+	expect(pos < d->bytes && nr > 1, "there are more than %u slices", nr);
+	qcow2_slice_put(slices[--nr]);
+	return nr;
+}
+
+/* Else all could have some, and none gets the one that it lacks. */
+static void who_waits_for_a_slice_has_none(const struct shape *shape)
+{
+	struct qcow2_slice *slices[128];
+	struct disk d = {};
+	struct op op = { .by_worker = true };
+	unsigned int nr;
+	u64 pos, loads;
+
+	make_disk(&d, shape);
+	attach(&d);
+	for (pos = 0; pos < d.bytes; pos += span_of(&d))
+		write_new(&d, pos, d.cluster);
+	expect(!detach(&d), "detach");
+	attach_without_memory(&d);
+	nr = pin_slices(&d, slices);
+	loads = READ_ONCE(d.img->cache.loads);
+	/* Takes the one for the L2 table, and needs another one for refcounts. */
+	op.buf = new_data(&d, d.cluster, d.cluster);
+	start(&d, &op, QCOW2_OP_WRITE, d.cluster, d.cluster);
+	wait_for(READ_ONCE(d.img->cache.loads) > loads, "the L2 table is not read");
+	wait_for(refs_of_l2_slice(&d) < 2, "who waits for a slice has another one");
+	expect(!is_done(&op), "nothing is lacking");
+	while (nr)
+		qcow2_slice_put(slices[--nr]);
+	expect(!finish(&op), "the write failed");
+	memcpy(d.content + d.cluster, op.buf, d.cluster);
+	free(op.buf);
+	end(&d);
+}
+
 /* Else those who wait could have all slices, and who grows wait for one of them. */
 static void who_waits_to_grow_has_no_slice(const struct shape *shape)
 {
@@ -454,6 +505,7 @@ int main(int argc, char **argv)
 		TEST_CASE(write_over_compressed, compressed),
 		TEST_CASE(some_at_once, usual),
 		TEST_CASE(many_at_once, many),
+		TEST_CASE(who_waits_for_a_slice_has_none, many),
 		TEST_CASE(who_waits_to_grow_has_no_slice, many),
 	};
 
