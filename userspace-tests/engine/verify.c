@@ -426,7 +426,8 @@ void qcow2_free_verify(struct qcow2_image *img)
 {
 	struct look l;
 
-	if (qcow2_image_needs_check(img) || !img->reftable)
+	if (qcow2_image_needs_check(img) || qcow2_image_read_only(img) ||
+	    !img->reftable)
 		return;
 	begin_look(&l, img);
 	look_at_users(&l);
@@ -447,10 +448,10 @@ void verify_now(struct qcow2_image *img)
 }
 
 /* All looks of this process may take so long ... */
-#define ALLOWANCE_NS	500000000ULL
+#define ALLOWANCE_NS	50000000ULL
 
 /* ... and one part in so many of its time. */
-#define SHARE		4
+#define SHARE		8
 
 void verify_if_cheap(struct qcow2_image *img)
 {
