@@ -832,9 +832,9 @@ static int record_old_clusters(struct qcow2_image *img,
 }
 
 /*
- * All that linking could have to wait for.  It is done before the transfer, since the
- * metas of many writes are linked one after the other: what one waits for, be it memory
- * that those behind it would set free, would keep them up too.
+ * All that linking could have to wait for.  It is done before the transfer, since a few
+ * workers link the metas of all writes.  A meta that waited there, maybe for memory that
+ * those behind it would set free, would keep them up too.
  */
 static int prepare_link(struct qcow2_image *img, struct qcow2_l2_meta *meta)
 {
