@@ -556,8 +556,9 @@ static void reads_go_on_without_a_job(const struct shape *shape)
 
 	set_delays(&d);
 	begin(&d, &c, shape);
-	/* What a cluster is, and its data. */
+	/* What a cluster is, and its data: both of one read, which is alone therefore. */
 	shim_fail_nth_allocation(2, 0);
+	read_part(&d, &c, 0, 0, 10);
 	read_by_many(&d, &c);
 	shim_fail_nth_allocation(U64_MAX, 0);
 	expect_stocks(&d, 1, 0);
