@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Commits: what one covers, what it costs in transfers and flushes of the file, what waits
- * for it, and what becomes of the image when it cannot be.
+ * for it, and what becomes of the image when it cannot be. And what the slices that it
+ * writes take of memory.
  */
 
 #include <pthread.h>
@@ -297,6 +298,101 @@ static void commit_without_space_loses_nothing(const struct shape *shape)
 		commit_fails_after(shape, skips[i]);
 }
 
+/* How many flushes of the file come before the last write from @offset on, of @bytes. */
+static unsigned int flushes_before_last(struct disk *d, u64 offset, u64 bytes)
+{
+	unsigned int flushes = 0, ret = 0, writes = 0;
+	const struct memfile_record *log;
+	size_t nr, i;
+
+	log = memfile_log(d->filp, &nr);
+	for (i = 0; i < nr; i++) {
+		flushes += log[i].op == MEMFILE_FLUSH;
+		if (log[i].op != MEMFILE_WRITE ||
+		    log[i].offset + log[i].bytes <= offset ||
+		    log[i].offset >= offset + bytes)
+			continue;
+		ret = flushes;
+		writes++;
+	}
+	expect(writes, "nothing was written there");
+	return ret;
+}
+
+static void l1_table_is_in_the_first_batch(const struct shape *shape)
+{
+	struct disk d = { .options.record = true };
+	unsigned int flushes;
+
+	make_disk(&d, shape);
+	attach(&d);
+	d.img->max_dirty = INT_MAX;
+	write_all(&d);
+	shim_fail_allocations(1, 0);
+	memfile_log_clear(d.filp);
+	flushes = flushes_of(&d);
+	flush(&d);
+	flushes = flushes_of(&d) - flushes;
+	shim_fail_allocations(0, 0);
+	expect(flushes > 6, "only %u flushes, so few batches", flushes);
+	flushes = flushes_before_last(&d, d.img->geo.l1_offset,
+				      d.img->geo.l1_entries * sizeof(u64));
+	expect(flushes == 1, "the L1 table was written after %u flushes", flushes);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+static void copies_have_a_bound(const struct shape *shape)
+{
+	struct qcow2_copies copies;
+	struct disk d = {};
+	long long before;
+
+	make_disk(&d, shape);
+	attach(&d);
+	before = shim_live_bytes();
+	expect(!qcow2_copies_init(&copies, &d.img->geo), "no copies");
+	qcow2_copies_stock(&copies, UINT_MAX);
+	expect(copies.nr == SZ_16M >> d.img->geo.slice_bits, "%u copies",
+	       copies.nr);
+	qcow2_copies_destroy(&copies);
+	expect(shim_live_bytes() == before, "%lld bytes stay",
+	       shim_live_bytes() - before);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
+/* No more than their data, struct qcow2_slice and what finds them. */
+static void slices_take_memory_by_their_size(const struct shape *shape)
+{
+	struct disk d = {};
+	long long bytes;
+	unsigned int nr;
+	u64 pos;
+
+	make_disk(&d, shape);
+	attach(&d);
+	write_all(&d);
+	expect(!detach(&d), "detach");
+	attach(&d);
+	bytes = shim_live_bytes();
+	nr = d.img->cache.nr;
+	for (pos = 0; pos < d.bytes; pos += span_of(&d))
+		read_back(&d, pos, WL_SECTOR);
+	bytes = shim_live_bytes() - bytes;
+	nr = d.img->cache.nr - nr;
+	expect(nr > 30, "only %u slices", nr);
+	expect(bytes <= nr * (qcow2_slice_bytes(&d.img->geo) +
+			      sizeof(struct qcow2_slice) + 128LL),
+	       "%u slices take %lld bytes", nr, bytes);
+	qcow2_cache_set_max(d.img, QCOW2_CACHE_MIN_BYTES);
+	expect(d.img->cache.max ==
+	       QCOW2_CACHE_MIN_BYTES / qcow2_slice_bytes(&d.img->geo),
+	       "the cap is %u slices", d.img->cache.max);
+	detach_and_look(&d);
+	destroy(&d);
+}
+
 /* @offset is discarded, and before that is durable damage is found elsewhere. */
 static void discard_and_fail(struct disk *d, u64 offset)
 {
@@ -436,6 +532,12 @@ static const struct shape dirty_shapes[] = {
 	{}
 };
 
+static const struct shape many_shapes[] = {
+	{ "clusters of 512 bytes", BASE(9, 4 << 20) },
+	{ "clusters of 4 KiB", BASE(12, 64 << 20) },
+	{}
+};
+
 static const struct shape idle_shapes[] = {
 	{ "clusters of 4 KiB", BASE(12, 64 << 20) },
 	{ "clusters of 4 KiB, lazy refcounts",
@@ -450,6 +552,9 @@ static const struct test_case cases[] = {
 	TEST_CASE(write_in_place_waits_for_no_room, all_shapes),
 	TEST_CASE(commit_begins_before_writers_must_wait, busy_shapes),
 	TEST_CASE(commit_without_space_loses_nothing, dirty_shapes),
+	TEST_CASE(l1_table_is_in_the_first_batch, dirty_shapes),
+	TEST_CASE(copies_have_a_bound, all_shapes),
+	TEST_CASE(slices_take_memory_by_their_size, many_shapes),
 	TEST_CASE(failed_commit_is_not_tried_again_at_once, busy_shapes),
 	TEST_CASE(idle_image_gives_copies_back, idle_shapes),
 	TEST_CASE(damaged_image_frees_clusters, all_shapes),

@@ -5,6 +5,7 @@
 
 #include <linux/atomic.h>
 #include <linux/limits.h>
+#include <linux/log2.h>
 #include <linux/mempool.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -153,6 +154,9 @@ void *shim_alloc(size_t bytes, gfp_t gfp)
 	check_gfp(gfp, bytes);
 	if (shall_fail(gfp) || bytes > SIZE_MAX / 2)
 		return NULL;
+	/* As in the kernel, where I/O may go to such memory. */
+	if (is_power_of_2(bytes) && bytes >= 64 && bytes <= PAGE_SIZE)
+		return fill(aligned_alloc(bytes, bytes), bytes, gfp);
 	return fill(malloc(bytes), bytes, gfp);
 }
 

@@ -7,7 +7,7 @@
  * DOC: metadata cache
  *
  * Tables are cached in slices of a cluster or a page, whichever is smaller,
- * in an xarray by host offset.  A slice that is not there is put in empty by
+ * in an xarray by host offset.  The slices of small clusters share pages.  A slice that is not there is put in empty by
  * whoever comes first, who then reads it, while all others that want the same
  * slice, and only they, wait for its completion.
  *
@@ -53,24 +53,58 @@
  * Allocation.
  */
 
-static void *slice_pool_alloc(gfp_t gfp, void *unused)
+/**
+ * qcow2_slice_data_alloc() - memory for what a slice holds
+ * @geo: geometry of the image
+ * @gfp: as for kmalloc()
+ *
+ * It can be written to the file and read from there: kmalloc() aligns a power of two to
+ * its size.  A whole page is not kmalloc()'s, since of the system's memory that would come
+ * and go by several pages at once.
+ *
+ * Context: as kmalloc().
+ * Return: one slice of it, not zeroed; or NULL.
+ */
+void *qcow2_slice_data_alloc(const struct qcow2_geometry *geo, gfp_t gfp)
+{
+	if (geo->slice_bits == PAGE_SHIFT)
+		return (void *)__get_free_page(gfp);
+	return kmalloc(qcow2_slice_bytes(geo), gfp);
+}
+
+/**
+ * qcow2_slice_data_free() - free what qcow2_slice_data_alloc() gave
+ * @geo: geometry of the image
+ * @data: it, or NULL
+ *
+ * Context: any.
+ */
+void qcow2_slice_data_free(const struct qcow2_geometry *geo, void *data)
+{
+	if (geo->slice_bits == PAGE_SHIFT)
+		free_page((unsigned long)data);
+	else
+		kfree(data);
+}
+
+static void *slice_pool_alloc(gfp_t gfp, void *geo)
 {
 	struct qcow2_slice *slice = kzalloc_obj(*slice, gfp);
 
 	if (!slice)
 		return NULL;
-	slice->data = (__be64 *)__get_free_page(gfp);
+	slice->data = qcow2_slice_data_alloc(geo, gfp);
 	if (slice->data)
 		return slice;
 	kfree(slice);
 	return NULL;
 }
 
-static void slice_pool_free(void *element, void *unused)
+static void slice_pool_free(void *element, void *geo)
 {
 	struct qcow2_slice *slice = element;
 
-	free_page((unsigned long)slice->data);
+	qcow2_slice_data_free(geo, slice->data);
 	kfree(slice);
 }
 
@@ -191,7 +225,7 @@ static struct qcow2_slice *get_memory(struct qcow2_image *img, bool wait)
 
 	for (;;) {
 		slice = slice_pool_alloc(GFP_NOIO | __GFP_NORETRY |
-					 __GFP_NOWARN, NULL);
+					 __GFP_NOWARN, &img->geo);
 		if (!slice)
 			slice = mempool_alloc(img->cache.pool,
 					      GFP_NOWAIT | __GFP_NOWARN);
@@ -478,6 +512,15 @@ static struct list_head *dirty_list(struct qcow2_image *img,
 	return &img->dirty_refblocks;
 }
 
+static void count_dirty(struct qcow2_image *img, struct qcow2_slice *slice,
+			int more)
+{
+	lockdep_assert_held(&img->meta_lock);
+	WRITE_ONCE(img->nr_dirty, img->nr_dirty + more);
+	if (slice->kind == QCOW2_SLICE_REFBLOCK)
+		img->nr_dirty_refblocks += more;
+}
+
 static bool set_dirty(struct qcow2_image *img, struct qcow2_slice *slice)
 {
 	lockdep_assert_held(&img->meta_lock);
@@ -485,7 +528,7 @@ static bool set_dirty(struct qcow2_image *img, struct qcow2_slice *slice)
 		return false;
 	refcount_inc(&slice->refs);
 	list_add_tail(&slice->dirty, dirty_list(img, slice->kind));
-	WRITE_ONCE(img->nr_dirty, img->nr_dirty + 1);
+	count_dirty(img, slice, 1);
 	return true;
 }
 
@@ -527,19 +570,6 @@ void qcow2_slice_not_written(struct qcow2_image *img, struct qcow2_slice *slice)
 }
 
 /**
- * qcow2_slice_dirty_again() - a commit that was to write a slice did not come to it
- * @img: the image
- * @slice: the slice, dirty
- *
- * Context: meta_lock held.
- */
-void qcow2_slice_dirty_again(struct qcow2_image *img, struct qcow2_slice *slice)
-{
-	lockdep_assert_held(&img->meta_lock);
-	list_move(&slice->dirty, dirty_list(img, slice->kind));
-}
-
-/**
  * qcow2_slice_committing() - a commit copies a dirty slice
  * @img: the image
  * @slice: the slice, whose dirty list's reference is the commit's now
@@ -550,7 +580,7 @@ void qcow2_slice_committing(struct qcow2_image *img, struct qcow2_slice *slice)
 {
 	lockdep_assert_held(&img->meta_lock);
 	list_del_init(&slice->dirty);
-	WRITE_ONCE(img->nr_dirty, img->nr_dirty - 1);
+	count_dirty(img, slice, -1);
 	clear_bit(QCOW2_SLICE_DIRTY, &slice->flags);
 	set_bit(QCOW2_SLICE_COMMITTING, &slice->flags);
 }
@@ -561,7 +591,7 @@ static void undirty(struct qcow2_image *img, struct qcow2_slice *slice)
 	if (!test_and_clear_bit(QCOW2_SLICE_DIRTY, &slice->flags))
 		return;
 	list_del_init(&slice->dirty);
-	WRITE_ONCE(img->nr_dirty, img->nr_dirty - 1);
+	count_dirty(img, slice, -1);
 	qcow2_slice_put(slice);
 }
 
@@ -655,9 +685,9 @@ static u64 slices_of_disk(const struct qcow2_geometry *geo)
 
 static u64 default_bytes(const struct qcow2_geometry *geo)
 {
-	u64 most = QCOW2_CACHE_DEFAULT_BYTES / PAGE_SIZE;
+	u64 most = QCOW2_CACHE_DEFAULT_BYTES >> geo->slice_bits;
 
-	return max_t(u64, min(slices_of_disk(geo), most) * PAGE_SIZE,
+	return max_t(u64, min(slices_of_disk(geo), most) << geo->slice_bits,
 		     QCOW2_CACHE_MIN_BYTES);
 }
 
@@ -666,8 +696,9 @@ static u64 default_bytes(const struct qcow2_geometry *geo)
  * something to drop without a commit.  Where they do, all of them may be dirty, so no
  * commit begins for their number (which it does from half of max_dirty on).
  */
-static void set_max(struct qcow2_image *img, unsigned int max)
+static void set_max(struct qcow2_image *img, u64 bytes)
 {
+	unsigned int max = bytes >> img->geo.slice_bits;
 	bool fits = slices_of_disk(&img->geo) <= max;
 
 	spin_lock(&img->cache.lock);
@@ -706,7 +737,7 @@ static bool trim(struct qcow2_cache *cache)
  */
 void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes)
 {
-	set_max(img, (bytes ?: default_bytes(&img->geo)) / PAGE_SIZE);
+	set_max(img, bytes ?: default_bytes(&img->geo));
 	if (trim(&img->cache) || qcow2_image_read_only(img))
 		return;
 	/*
@@ -727,8 +758,8 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_cache_set_max);
  */
 void qcow2_cache_raise_max(struct qcow2_image *img, u64 bytes)
 {
-	if (bytes / PAGE_SIZE > READ_ONCE(img->cache.max))
-		set_max(img, bytes / PAGE_SIZE);
+	if (bytes >> img->geo.slice_bits > READ_ONCE(img->cache.max))
+		set_max(img, bytes);
 }
 
 /*
@@ -749,11 +780,11 @@ int qcow2_cache_init(struct qcow2_image *img, u64 bytes)
 	xa_init(&cache->slices);
 	spin_lock_init(&cache->lock);
 	INIT_LIST_HEAD(&cache->lru);
-	set_max(img, (bytes ?: default_bytes(&img->geo)) / PAGE_SIZE);
+	set_max(img, bytes ?: default_bytes(&img->geo));
 	cache->pool = mempool_create(test_bit(QCOW2_IMAGE_LAYER, &img->flags) ?
 				     LAYER_SLICE_POOL_MIN : SLICE_POOL_MIN,
 				     slice_pool_alloc,
-				     slice_pool_free, NULL);
+				     slice_pool_free, &img->geo);
 	return cache->pool ? add_shrinker(img) : -ENOMEM;
 }
 

@@ -33,8 +33,8 @@
  * So a flush of the device costs two flushes of the file, or one if no mapping
  * changed.  There may be more dirty slices than there is memory for copies;
  * then the commit goes in batches, each by the steps above, and step 4 waits
- * for the last.  The L1 table comes first, so that no L2 slice is durable before the
- * entry of its table is.
+ * for the last.  The L1 table is in the first one, so that a crash between two batches
+ * makes no leak of the tables whose slices were written.
  *
  * A slice that changes when a commit has copied it is dirty again, for the next commit.
  * One that changes before is written as it is when it is copied: what its new entries
@@ -83,12 +83,14 @@
  * The commit.
  */
 
-static unsigned int count_dirty(struct qcow2_image *img, struct list_head *dirty)
+/* At most so many slices are in @dirty: all of refcount blocks that are dirty now. */
+static unsigned int count_refblocks(struct qcow2_image *img,
+				    struct list_head *dirty)
 {
 	unsigned int nr;
 
 	mutex_lock(&img->meta_lock);
-	nr = list_count_nodes(dirty);
+	nr = list_empty(dirty) ? 0 : img->nr_dirty_refblocks;
 	mutex_unlock(&img->meta_lock);
 	return nr;
 }
@@ -101,7 +103,7 @@ static int write_refblocks(struct qcow2_image *img, struct list_head *dirty)
 	int ret = 0;
 
 	lockdep_assert_held(&img->commit_lock);
-	qcow2_copies_stock(copies, count_dirty(img, dirty));
+	qcow2_copies_stock(copies, count_refblocks(img, dirty));
 	while (!ret) {
 		qcow2_copies_take(img, copies, dirty, &taken);
 		if (list_empty(&taken))
@@ -135,42 +137,39 @@ static void release_kick(struct qcow2_image *img);
 
 /**
  * struct commit - what a commit covers
- * @tables: slices that were dirty when it began, and were not copied yet: of the L1 table,
- *	then of L2 tables.  Under meta_lock.
+ * @l1: slices of the L1 table that were dirty when it began, and were not copied yet.
+ *	Under meta_lock.
+ * @l2: likewise, of L2 tables
  * @drops: references that were removed before it began
  */
 struct commit {
-	struct list_head tables;
+	struct list_head l1;
+	struct list_head l2;
 	struct list_head drops;
 };
 
 static void begin_commit(struct qcow2_image *img, struct commit *commit)
 {
-	INIT_LIST_HEAD(&commit->tables);
+	unsigned int nr;
+
+	INIT_LIST_HEAD(&commit->l1);
+	INIT_LIST_HEAD(&commit->l2);
 	INIT_LIST_HEAD(&commit->drops);
 	mutex_lock(&img->meta_lock);
-	list_splice_init(&img->dirty_l2, &commit->tables);
-	list_splice_init(&img->dirty_l1, &commit->tables);
+	list_splice_init(&img->dirty_l1, &commit->l1);
+	list_splice_init(&img->dirty_l2, &commit->l2);
 	list_splice_init(&img->unlinked, &commit->drops);
+	nr = img->nr_dirty - img->nr_dirty_refblocks;
 	mutex_unlock(&img->meta_lock);
-	qcow2_copies_stock(&img->table_copies,
-			   count_dirty(img, &commit->tables));
-}
-
-static void dirty_again(struct qcow2_image *img, struct list_head *slices)
-{
-	struct qcow2_slice *slice, *next;
-
-	lockdep_assert_held(&img->meta_lock);
-	list_for_each_entry_safe(slice, next, slices, dirty)
-		qcow2_slice_dirty_again(img, slice);
+	qcow2_copies_stock(&img->table_copies, nr);
 }
 
 /* What a failed commit did not come to write stays to be written. */
 static void abort_commit(struct qcow2_image *img, struct commit *commit)
 {
 	mutex_lock(&img->meta_lock);
-	dirty_again(img, &commit->tables);
+	list_splice_init(&commit->l1, &img->dirty_l1);
+	list_splice_init(&commit->l2, &img->dirty_l2);
 	list_splice_init(&commit->drops, &img->unlinked);
 	qcow2_commit_later(img);
 	mutex_unlock(&img->meta_lock);
@@ -198,7 +197,7 @@ static void give_back_refblocks(struct qcow2_image *img,
 				struct list_head *refblocks)
 {
 	mutex_lock(&img->meta_lock);
-	dirty_again(img, refblocks);
+	list_splice_init(refblocks, &img->dirty_refblocks);
 	qcow2_commit_later(img);
 	mutex_unlock(&img->meta_lock);
 }
@@ -210,7 +209,8 @@ static int commit_batch(struct qcow2_image *img, struct commit *commit)
 	LIST_HEAD(taken);
 	int ret;
 
-	qcow2_copies_take(img, copies, &commit->tables, &taken);
+	qcow2_copies_take(img, copies, &commit->l1, &taken);
+	qcow2_copies_take(img, copies, &commit->l2, &taken);
 	/* Behind the copies: these refcounts cover all references in them. */
 	if (!test_bit(QCOW2_IMAGE_MARKED_DIRTY, &img->flags))
 		take_refblocks(img, &refblocks);
@@ -234,7 +234,7 @@ static bool is_done(struct qcow2_image *img, struct commit *commit)
 	bool ret;
 
 	mutex_lock(&img->meta_lock);
-	ret = list_empty(&commit->tables);
+	ret = list_empty(&commit->l1) && list_empty(&commit->l2);
 	mutex_unlock(&img->meta_lock);
 	return ret;
 }
@@ -1004,8 +1004,8 @@ int qcow2_commit_init(struct qcow2_image *img)
 	img->release_wait.done = release_later;
 	init_waitqueue_head(&img->released);
 	/* All of them, for qcow2_commit_destroy() undoes them all. */
-	ret = qcow2_copies_init(&img->table_copies);
-	ret = qcow2_copies_init(&img->refblock_copies) ?: ret;
+	ret = qcow2_copies_init(&img->table_copies, &img->geo);
+	ret = qcow2_copies_init(&img->refblock_copies, &img->geo) ?: ret;
 	img->drop_pool = mempool_create_kmalloc_pool(DROP_POOL_MIN, PAGE_SIZE);
 	if (!img->drop_pool)
 		ret = -ENOMEM;

@@ -23,22 +23,23 @@
 #include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
 #include "image.h"
 
-/* Slices that one transfer writes at most: 1 MiB with pages of 4 KiB. */
+/* Slices that one transfer writes at most: 1 MiB with slices of 4 KiB. */
 #define MAX_RUN		256
 
-/* Slices that are copied under one hold of meta_lock: 256 KiB of them. */
+/* Slices that are copied under one hold of meta_lock: at most 256 KiB of them. */
 #define MAX_HOLD	64
 
 /*
- * Copies at most: 16 MiB of them.  A commit of more slices goes in batches, each of which
- * costs two flushes of the file.
+ * Copies at most.  A commit of more slices goes in batches, each of which costs two
+ * flushes of the file.
  */
-#define COPIES_MAX	4096U
+#define MAX_BYTES	SZ_16M
 
 /* More copies than there are for sure are a convenience: no reason to search for memory. */
 #define GFP_MORE	(GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN)
@@ -77,19 +78,19 @@ struct qcow2_copy {
  * Memory.
  */
 
-static void copy_free(struct qcow2_copy *copy)
+static void copy_free(struct qcow2_copies *copies, struct qcow2_copy *copy)
 {
-	free_page((unsigned long)copy->data);
+	qcow2_slice_data_free(copies->geo, copy->data);
 	kfree(copy);
 }
 
-static struct qcow2_copy *copy_alloc(gfp_t gfp)
+static struct qcow2_copy *copy_alloc(struct qcow2_copies *copies, gfp_t gfp)
 {
 	struct qcow2_copy *copy = kzalloc_obj(*copy, gfp);
 
 	if (!copy)
 		return NULL;
-	copy->data = (void *)__get_free_page(gfp);
+	copy->data = qcow2_slice_data_alloc(copies->geo, gfp);
 	if (copy->data)
 		return copy;
 	kfree(copy);
@@ -99,7 +100,7 @@ static struct qcow2_copy *copy_alloc(gfp_t gfp)
 static int copies_grow(struct qcow2_copies *copies, unsigned int nr, gfp_t gfp)
 {
 	while (copies->nr < nr) {
-		struct qcow2_copy *copy = copy_alloc(gfp);
+		struct qcow2_copy *copy = copy_alloc(copies, gfp);
 
 		if (!copy)
 			return -ENOMEM;
@@ -113,13 +114,15 @@ static int copies_grow(struct qcow2_copies *copies, unsigned int nr, gfp_t gfp)
 /**
  * qcow2_copies_init() - get the copies that an image has for sure
  * @copies: filled in
+ * @geo: geometry of the image, which outlives them
  *
  * Context: sleeps.
  * Return: 0 or -ENOMEM; qcow2_copies_destroy() is due in both cases.
  */
-int qcow2_copies_init(struct qcow2_copies *copies)
+int qcow2_copies_init(struct qcow2_copies *copies,
+		      const struct qcow2_geometry *geo)
 {
-	*copies = (struct qcow2_copies) {};
+	*copies = (struct qcow2_copies) { .geo = geo };
 	INIT_LIST_HEAD(&copies->free);
 	return copies_grow(copies, QCOW2_COPIES_MIN, GFP_KERNEL);
 }
@@ -136,7 +139,9 @@ int qcow2_copies_init(struct qcow2_copies *copies)
  */
 void qcow2_copies_stock(struct qcow2_copies *copies, unsigned int nr)
 {
-	copies_grow(copies, min(nr, COPIES_MAX), GFP_MORE);
+	unsigned int max = MAX_BYTES >> copies->geo->slice_bits;
+
+	copies_grow(copies, min(nr, max), GFP_MORE);
 	if (copies->nr <= copies->nr_bvs)
 		return;
 	kvfree(copies->bvs);
@@ -164,7 +169,7 @@ void qcow2_copies_trim(struct qcow2_copies *copies, unsigned int nr)
 						struct qcow2_copy, link);
 
 		list_del(&copy->link);
-		copy_free(copy);
+		copy_free(copies, copy);
 	}
 }
 

@@ -298,6 +298,7 @@ struct qcow2_image;
 
 /**
  * struct qcow2_copies - memory for copies of slices
+ * @geo: geometry of the image
  * @free: struct qcow2_copy
  * @nr: how many there are, free or taken
  * @bvs: for transfers of several, or NULL
@@ -306,13 +307,15 @@ struct qcow2_image;
  * All under commit_lock.
  */
 struct qcow2_copies {
+	const struct qcow2_geometry *geo;
 	struct list_head free;
 	unsigned int nr;
 	struct bio_vec *bvs;
 	unsigned int nr_bvs;
 };
 
-int qcow2_copies_init(struct qcow2_copies *copies);
+int qcow2_copies_init(struct qcow2_copies *copies,
+		      const struct qcow2_geometry *geo);
 void qcow2_copies_stock(struct qcow2_copies *copies, unsigned int nr);
 void qcow2_copies_trim(struct qcow2_copies *copies, unsigned int nr);
 void qcow2_copies_destroy(struct qcow2_copies *copies);
@@ -476,6 +479,8 @@ bool qcow2_is_inactive_l1(const struct qcow2_snapshots *snapshots, u64 start,
 
 /* ---- cache.c again ---- */
 
+void *qcow2_slice_data_alloc(const struct qcow2_geometry *geo, gfp_t gfp);
+void qcow2_slice_data_free(const struct qcow2_geometry *geo, void *data);
 int qcow2_cache_init(struct qcow2_image *img, u64 bytes);
 void qcow2_cache_destroy(struct qcow2_image *img);
 void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes);
@@ -491,8 +496,6 @@ struct qcow2_slice *qcow2_slice_get_now(struct qcow2_image *img,
 void qcow2_slice_put(struct qcow2_slice *slice);
 void qcow2_slice_mark_dirty(struct qcow2_image *img, struct qcow2_slice *slice);
 void qcow2_slice_not_written(struct qcow2_image *img,
-			     struct qcow2_slice *slice);
-void qcow2_slice_dirty_again(struct qcow2_image *img,
 			     struct qcow2_slice *slice);
 void qcow2_slice_committing(struct qcow2_image *img, struct qcow2_slice *slice);
 void qcow2_cache_forget(struct qcow2_image *img, u64 offset, u64 bytes);
@@ -678,6 +681,7 @@ struct qcow2_l1 {
  * @dirty_l2: likewise of L2 tables
  * @dirty_refblocks: likewise of refcount blocks
  * @nr_dirty: number of dirty slices; READ_ONCE, changed under meta_lock
+ * @nr_dirty_refblocks: of them, those of refcount blocks; under meta_lock
  * @max_dirty: with more than this nothing more is made dirty before a commit; from half
  *	of it on one begins; READ_ONCE
  * @meta_lock: see below
@@ -790,6 +794,7 @@ struct qcow2_image {
 	struct list_head dirty_l2;
 	struct list_head dirty_refblocks;
 	unsigned int nr_dirty;
+	unsigned int nr_dirty_refblocks;
 	unsigned int max_dirty;
 
 	struct mutex meta_lock;
