@@ -1,6 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
-"""Flush a device each 50 ms while others write to it: flusher.py DEVICE [DISK].
+"""Flush a device again and again, 50 ms after the last flush, while others write to it:
+flusher.py DEVICE [DISK].
+
+The 50 ms begin when a flush ends. If they began with it, and are a multiple of the kernel's
+tick, as in UML, all flushes of a run would begin at the same point of a tick; dm-delay lets
+them end with the tick, so each would take the same part of it, by chance.
 
 Begins when it has said "ready". Ends with its standard input, after a last flush, and then
 says what each flush took, as JSON: ms, and with DISK how many flushes that one did
@@ -14,7 +19,7 @@ import select
 import sys
 import time
 
-PERIOD = 0.05
+PAUSE = 0.05
 # Fields of /sys/block/DISK/stat.
 WRITES, FLUSHES = 4, 15
 
@@ -51,11 +56,9 @@ class Flusher:
 def main():
     flusher = Flusher(*sys.argv[1:])
     print("ready", flush=True)
-    due, ended = time.monotonic(), False
+    ended = False
     while not ended:
-        due = max(due + PERIOD, time.monotonic())
-        wait = max(0, due - time.monotonic())
-        ended = bool(select.select([sys.stdin], [], [], wait)[0])
+        ended = bool(select.select([sys.stdin], [], [], PAUSE)[0])
         flusher.flush()
     json.dump(flusher.found, sys.stdout)
 

@@ -388,23 +388,26 @@ def keeping_places():
 # ---------------------------------------------------------------------------
 # The size of the cache: how often a table must be read once more.
 
-# One table for each 32 KiB, more than fit into 32 MiB at 4 KiB each.
-CLUSTER = 512
+# More than fit into 32 MiB at 4 KiB each. A table is a cluster, and a slice.
 TABLES = 10240
-COVERED = CLUSTER * (CLUSTER // 8)
 L1_OFFSET = 40
 
 
-def empty_tables(path):
+def covered(cluster):
+    """Bytes of the disk that one table maps."""
+    return cluster * (cluster // 8)
+
+
+def empty_tables(path, cluster):
     """An image with all of its L2 tables, and nothing in them; good for reading only,
     as their clusters are not counted."""
-    create(path, TABLES * COVERED, cluster_size=CLUSTER)
-    end = -os.path.getsize(path) // CLUSTER * -CLUSTER
-    os.truncate(path, end + TABLES * CLUSTER)
+    create(path, TABLES * covered(cluster), cluster_size=cluster)
+    end = -os.path.getsize(path) // cluster * -cluster
+    os.truncate(path, end + TABLES * cluster)
     with open(path, "r+b") as file:
         file.seek(field(path, L1_OFFSET, "Q"))
         file.write(struct.pack(f">{TABLES}Q",
-                               *range(end, end + TABLES * CLUSTER, CLUSTER)))
+                               *range(end, end + TABLES * cluster, cluster)))
     return path
 
 
@@ -422,35 +425,44 @@ def reads(device):
         return int(file.read().split()[0])
 
 
-def tables_read(loop, count, *options):
+def tables_read(loop, cluster, count, *options):
     """How many tables are read when each of the first ones is used a second time."""
     with Device(loop, "-r", "--direct-io", *options) as device:
         with device.open(os.O_RDONLY) as disk:
             before = reads(loop)
             for number in range(count):
-                disk.read(number * COVERED, SECTOR)
+                disk.read(number * covered(cluster), SECTOR)
             middle = reads(loop)
             # The first one was read already, when partitions were looked for.
             expect(0 <= count - (middle - before) <= 1,
                    f"{middle - before} tables read the first time, wanted {count}")
             for number in range(count):
-                disk.read(number * COVERED, SECTOR)
+                disk.read(number * covered(cluster), SECTOR)
             return reads(loop) - middle
 
 
-def cache_sizes(loop):
-    for options, count, wanted in (
-            (("--cache-size=256K",), 48, "none"),
-            (("--cache-size=256K",), 512, "most"),
-            (("--cache-size=1M",), 200, "none"),
-            (("--cache-size=1M",), 1024, "most"),
-            ((), 1024, "none"),
-            ((), TABLES, "some"),
-            (("--cache-size=32M",), TABLES, "some"),
-            (("--cache-size=64M",), TABLES, "none")):
+# How many tables, and how many of them are read again, with which options.
+PAGES = (
+    (("--cache-size=256K",), 48, "none"),
+    (("--cache-size=256K",), 512, "most"),
+    (("--cache-size=1M",), 200, "none"),
+    (("--cache-size=1M",), 1024, "most"),
+    ((), 1024, "none"),
+    ((), TABLES, "some"),
+    (("--cache-size=32M",), TABLES, "some"),
+    (("--cache-size=64M",), TABLES, "none"))
+# Eight in a page.
+SMALL = (
+    (("--cache-size=256K",), 400, "none"),
+    (("--cache-size=256K",), 4096, "most"),
+    ((), TABLES, "none"))
+
+
+def cache_sizes(loop, cluster, cases):
+    for options, count, wanted in cases:
         with case(f"{' '.join(options) or 'cache of the default size'}: {wanted} of {count} "
-                  "tables are read again"):
-            found = tables_read(loop, count, *options)
+                  f"tables of {cluster} bytes are read again"):
+            found = tables_read(loop, cluster, count, *options)
             least, most = {"none": (0, 0), "some": (count // 8, count),
                            "most": (count * 3 // 4, count)}[wanted]
             expect(least <= found <= most, f"{found} tables, wanted {least} to {most}")
@@ -475,11 +487,12 @@ def writes_with_a_small_cache():
 
 
 def caching():
-    # Not in WORK, which each case empties.
-    path = empty_tables("/dev/shm/e2e-tables")
-    with loop_device(path) as loop:
-        cache_sizes(loop)
-    os.unlink(path)
+    for cluster, cases in ((4096, PAGES), (512, SMALL)):
+        # Not in WORK, which each case empties.
+        path = empty_tables("/dev/shm/e2e-tables", cluster)
+        with loop_device(path) as loop:
+            cache_sizes(loop, cluster, cases)
+        os.unlink(path)
     writes_with_a_small_cache()
 
 
