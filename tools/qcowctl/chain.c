@@ -307,7 +307,7 @@ static int find_backing(struct reference *ref, const struct layer *layer)
 		return check_override(ref, layer);
 	if (!layer->header.backing)
 		return 0;
-	ref->name.missing = "no such file; put it there, or name another with 'qemu-img rebase -u'";
+	ref->name.missing = "no such file; put it there, or name another with 'qemu-img rebase -u -F FORMAT -b BACKING IMAGE'";
 	return source_of_backing(&ref->source, &ref->name,
 				 layer->header.backing_format,
 				 layer->path);

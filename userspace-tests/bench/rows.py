@@ -12,7 +12,7 @@ the same state, which stage.py can make. The driver under test is always the fir
 	chain-1		the driver, on one image instead of a chain
 
 Other rows are on disks that take time, made by slow.py: the driver beside loop only, while
-the device is flushed each 50 ms. Each has four lines: speed, median and worst flush, and the
+the device is flushed again and again, with 50 ms between. Each has four lines: speed, median and worst flush, and the
 worst write. What is counted on such a disk has rows of its own.
 """
 

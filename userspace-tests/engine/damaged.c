@@ -159,6 +159,11 @@ static void data_on_snapshot_l1(struct victim *v)
 	put64(v, l2_entry(v, 0), get64(v, v->q.snapshots_offset) | COPIED);
 }
 
+static void l1_is_snapshots_too(struct victim *v)
+{
+	put64(v, v->q.snapshots_offset, v->q.l1_offset);
+}
+
 static void l1_not_counted(struct victim *v)
 {
 	set_refcount(v, v->q.l1_offset, 0);
@@ -369,6 +374,9 @@ static const struct damage damages[] = {
 	{ "data on the L1 table of a snapshot", SNAPSHOT, .prepare = {
 	  { WRITE, 0, 4 * K } }, .damage = data_on_snapshot_l1,
 	  .bad = { WRITE, 0, 4 * K }, .good = { READ, 64 * K, 64 * K } },
+	{ "the L1 table is that of a snapshot too", SNAPSHOT,
+	  .damage = l1_is_snapshots_too, .bad = { WRITE, 0, 4 * K },
+	  .counts = true, .good = { READ, 64 * K, 64 * K } },
 	{ "the L1 table is not counted", EMPTY, .damage = l1_not_counted,
 	  .bad = { WRITE, 0, 4 * K }, .counts = true,
 	  .good = { READ, 64 * K, 64 * K } },

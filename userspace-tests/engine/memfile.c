@@ -647,6 +647,11 @@ bool qcow2_file_can_nowait(const struct qcow2_file *file)
 	return true;
 }
 
+bool qcow2_file_needs_pages(const struct qcow2_file *file)
+{
+	return file->filp->options.needs_pages;
+}
+
 bool qcow2_file_holes_are_zero(const struct qcow2_file *file)
 {
 	return !file->filp->options.block_device;

@@ -46,6 +46,7 @@ enum memfile_nowait {
  * @guest_punches: holes may be made where transfers go on, as guests ask for them
  *	in a raw data file
  * @block_device: what is punched holds anything after that
+ * @needs_pages: memory of transfers must be whole pages of their own
  * @clock: points in time are those of this file, which is destroyed later; so the
  *	operations of both have one order
  */
@@ -61,6 +62,7 @@ struct memfile_options {
 	enum memfile_nowait nowait;
 	bool guest_punches;
 	bool block_device;
+	bool needs_pages;
 	struct file *clock;
 };
 

@@ -818,7 +818,7 @@ static const struct {
 	void (*exit)(void);
 } pools[] = {
 	{ qcow2_write_init_cache, qcow2_write_exit_cache },
-	{ qcow2_discard_init, NULL },
+	{ qcow2_file_zeroes_init, NULL },
 	{ qcow2_layers_init, qcow2_layers_exit },
 };
 

@@ -54,57 +54,70 @@
  */
 
 /**
- * qcow2_slice_data_alloc() - memory for what a slice holds
- * @geo: geometry of the image
+ * qcow2_slice_data_bits() - memory that the data of a slice takes
+ * @img: the image
+ *
+ * Context: any.
+ * Return: the logarithm of the bytes; never changes.
+ */
+unsigned int qcow2_slice_data_bits(const struct qcow2_image *img)
+{
+	return qcow2_file_needs_pages(img->file) ? PAGE_SHIFT :
+						   img->geo.slice_bits;
+}
+
+/**
+ * qcow2_slice_data_alloc() - memory for the data of a slice
+ * @img: the image
  * @gfp: as for kmalloc()
  *
- * It can be written to the file and read from there: kmalloc() aligns a power of two to
- * its size.  A whole page is not kmalloc()'s, since of the system's memory that would come
- * and go by several pages at once.
+ * It can be read from the file and written there: kmalloc() aligns a power of two to its
+ * size.  A whole page comes from the page allocator, to which it goes back at once when
+ * it is freed.
  *
  * Context: as kmalloc().
- * Return: one slice of it, not zeroed; or NULL.
+ * Return: the memory, not zeroed; or NULL.
  */
-void *qcow2_slice_data_alloc(const struct qcow2_geometry *geo, gfp_t gfp)
+void *qcow2_slice_data_alloc(const struct qcow2_image *img, gfp_t gfp)
 {
-	if (geo->slice_bits == PAGE_SHIFT)
+	if (qcow2_slice_data_bits(img) == PAGE_SHIFT)
 		return (void *)__get_free_page(gfp);
-	return kmalloc(qcow2_slice_bytes(geo), gfp);
+	return kmalloc(qcow2_slice_bytes(&img->geo), gfp);
 }
 
 /**
  * qcow2_slice_data_free() - free what qcow2_slice_data_alloc() gave
- * @geo: geometry of the image
+ * @img: the image
  * @data: it, or NULL
  *
  * Context: any.
  */
-void qcow2_slice_data_free(const struct qcow2_geometry *geo, void *data)
+void qcow2_slice_data_free(const struct qcow2_image *img, void *data)
 {
-	if (geo->slice_bits == PAGE_SHIFT)
+	if (qcow2_slice_data_bits(img) == PAGE_SHIFT)
 		free_page((unsigned long)data);
 	else
 		kfree(data);
 }
 
-static void *slice_pool_alloc(gfp_t gfp, void *geo)
+static void *slice_pool_alloc(gfp_t gfp, void *img)
 {
 	struct qcow2_slice *slice = kzalloc_obj(*slice, gfp);
 
 	if (!slice)
 		return NULL;
-	slice->data = qcow2_slice_data_alloc(geo, gfp);
+	slice->data = qcow2_slice_data_alloc(img, gfp);
 	if (slice->data)
 		return slice;
 	kfree(slice);
 	return NULL;
 }
 
-static void slice_pool_free(void *element, void *geo)
+static void slice_pool_free(void *element, void *img)
 {
 	struct qcow2_slice *slice = element;
 
-	qcow2_slice_data_free(geo, slice->data);
+	qcow2_slice_data_free(img, slice->data);
 	kfree(slice);
 }
 
@@ -225,7 +238,7 @@ static struct qcow2_slice *get_memory(struct qcow2_image *img, bool wait)
 
 	for (;;) {
 		slice = slice_pool_alloc(GFP_NOIO | __GFP_NORETRY |
-					 __GFP_NOWARN, &img->geo);
+					 __GFP_NOWARN, img);
 		if (!slice)
 			slice = mempool_alloc(img->cache.pool,
 					      GFP_NOWAIT | __GFP_NOWARN);
@@ -396,7 +409,7 @@ static void load(struct qcow2_image *img, struct qcow2_slice *slice)
 
 /*
  * Now and then the xarray takes a node for another slice.  That is memory of its own, which
- * no pool of ours can give it.  So when there is none, the cache lets some of its pages
+ * no pool of ours can give it.  So when there is none, the cache lets some of its slices
  * go, and then this is one that may not fail.  That is in the kernel's rules for so little:
  * the node, of 576 bytes, comes from a page of order 0 when there is no larger piece.  The
  * page allocator does not give up on such a page anyway, but while the task is killed by
@@ -672,23 +685,25 @@ static int add_shrinker(struct qcow2_image *img)
  * The cap.
  */
 
-/* Slices of all L2 tables and refcount blocks of a disk that is full of data. */
+/* Slices of all tables and refcount blocks of a disk that is full of data. */
 static u64 slices_of_disk(const struct qcow2_geometry *geo)
 {
 	u64 clusters = qcow2_clusters_of(geo, READ_ONCE(geo->virtual_bytes));
 	u64 tables = (clusters >> geo->l2_bits) +
 		     (clusters >> geo->refblock_bits) + geo->l1_entries;
+	u64 l1_bytes = (u64)geo->l1_entries * sizeof(u64);
 
 	return (clusters >> geo->l2_slice_bits) + 1 +
-	       ((clusters + tables) >> geo->refslice_bits) + 1;
+	       ((clusters + tables) >> geo->refslice_bits) + 1 +
+	       (l1_bytes >> geo->slice_bits) + 1;
 }
 
-static u64 default_bytes(const struct qcow2_geometry *geo)
+static u64 default_bytes(const struct qcow2_image *img)
 {
-	u64 most = QCOW2_CACHE_DEFAULT_BYTES >> geo->slice_bits;
+	u64 bytes = slices_of_disk(&img->geo) << qcow2_slice_data_bits(img);
 
-	return max_t(u64, min(slices_of_disk(geo), most) << geo->slice_bits,
-		     QCOW2_CACHE_MIN_BYTES);
+	return clamp_t(u64, bytes, QCOW2_CACHE_MIN_BYTES,
+		       QCOW2_CACHE_DEFAULT_BYTES);
 }
 
 /*
@@ -698,7 +713,7 @@ static u64 default_bytes(const struct qcow2_geometry *geo)
  */
 static void set_max(struct qcow2_image *img, u64 bytes)
 {
-	unsigned int max = bytes >> img->geo.slice_bits;
+	unsigned int max = bytes >> qcow2_slice_data_bits(img);
 	bool fits = slices_of_disk(&img->geo) <= max;
 
 	spin_lock(&img->cache.lock);
@@ -737,7 +752,7 @@ static bool trim(struct qcow2_cache *cache)
  */
 void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes)
 {
-	set_max(img, bytes ?: default_bytes(&img->geo));
+	set_max(img, bytes ?: default_bytes(img));
 	if (trim(&img->cache) || qcow2_image_read_only(img))
 		return;
 	/*
@@ -758,7 +773,7 @@ EXPORT_SYMBOL_IF_KUNIT(qcow2_cache_set_max);
  */
 void qcow2_cache_raise_max(struct qcow2_image *img, u64 bytes)
 {
-	if (bytes >> img->geo.slice_bits > READ_ONCE(img->cache.max))
+	if (bytes >> qcow2_slice_data_bits(img) > READ_ONCE(img->cache.max))
 		set_max(img, bytes);
 }
 
@@ -780,11 +795,11 @@ int qcow2_cache_init(struct qcow2_image *img, u64 bytes)
 	xa_init(&cache->slices);
 	spin_lock_init(&cache->lock);
 	INIT_LIST_HEAD(&cache->lru);
-	set_max(img, bytes ?: default_bytes(&img->geo));
+	set_max(img, bytes ?: default_bytes(img));
 	cache->pool = mempool_create(test_bit(QCOW2_IMAGE_LAYER, &img->flags) ?
 				     LAYER_SLICE_POOL_MIN : SLICE_POOL_MIN,
 				     slice_pool_alloc,
-				     slice_pool_free, &img->geo);
+				     slice_pool_free, img);
 	return cache->pool ? add_shrinker(img) : -ENOMEM;
 }
 
@@ -803,6 +818,7 @@ void qcow2_cache_destroy(struct qcow2_image *img)
 		list_del_init(&slice->lru);
 		if (!WARN_ON_ONCE(!refcount_dec_and_test(&slice->refs)))
 			mempool_free(slice, cache->pool);
+		cond_resched();
 	}
 	xa_destroy(&cache->slices);
 	if (cache->freed_any)

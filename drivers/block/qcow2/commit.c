@@ -33,8 +33,8 @@
  * So a flush of the device costs two flushes of the file, or one if no mapping
  * changed.  There may be more dirty slices than there is memory for copies;
  * then the commit goes in batches, each by the steps above, and step 4 waits
- * for the last.  The L1 table is in the first one, so that a crash between two batches
- * makes no leak of the tables whose slices were written.
+ * for the last batch.  Slices of the L1 table are in the first ones, so that a crash
+ * between two batches makes no leak of the tables whose slices were written.
  *
  * A slice that changes when a commit has copied it is dirty again, for the next commit.
  * One that changes before is written as it is when it is copied: what its new entries
@@ -83,7 +83,7 @@
  * The commit.
  */
 
-/* At most so many slices are in @dirty: all of refcount blocks that are dirty now. */
+/* An upper bound of how many slices are in @dirty: all refcount slices that are dirty now. */
 static unsigned int count_refblocks(struct qcow2_image *img,
 				    struct list_head *dirty)
 {
@@ -1004,8 +1004,8 @@ int qcow2_commit_init(struct qcow2_image *img)
 	img->release_wait.done = release_later;
 	init_waitqueue_head(&img->released);
 	/* All of them, for qcow2_commit_destroy() undoes them all. */
-	ret = qcow2_copies_init(&img->table_copies, &img->geo);
-	ret = qcow2_copies_init(&img->refblock_copies, &img->geo) ?: ret;
+	ret = qcow2_copies_init(&img->table_copies, img);
+	ret = qcow2_copies_init(&img->refblock_copies, img) ?: ret;
 	img->drop_pool = mempool_create_kmalloc_pool(DROP_POOL_MIN, PAGE_SIZE);
 	if (!img->drop_pool)
 		ret = -ENOMEM;

@@ -36,10 +36,10 @@
 #define MAX_HOLD	64
 
 /*
- * Copies at most.  A commit of more slices goes in batches, each of which costs two
- * flushes of the file.
+ * Memory for copies at most: for 4096 slices of 4 KiB.  A commit of more slices goes in
+ * batches, each of which costs two flushes of the file.
  */
-#define MAX_BYTES	SZ_16M
+#define MAX_BYTES	(18 * SZ_1M)
 
 /* More copies than there are for sure are a convenience: no reason to search for memory. */
 #define GFP_MORE	(GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN)
@@ -80,7 +80,7 @@ struct qcow2_copy {
 
 static void copy_free(struct qcow2_copies *copies, struct qcow2_copy *copy)
 {
-	qcow2_slice_data_free(copies->geo, copy->data);
+	qcow2_slice_data_free(copies->img, copy->data);
 	kfree(copy);
 }
 
@@ -90,7 +90,7 @@ static struct qcow2_copy *copy_alloc(struct qcow2_copies *copies, gfp_t gfp)
 
 	if (!copy)
 		return NULL;
-	copy->data = qcow2_slice_data_alloc(copies->geo, gfp);
+	copy->data = qcow2_slice_data_alloc(copies->img, gfp);
 	if (copy->data)
 		return copy;
 	kfree(copy);
@@ -114,15 +114,15 @@ static int copies_grow(struct qcow2_copies *copies, unsigned int nr, gfp_t gfp)
 /**
  * qcow2_copies_init() - get the copies that an image has for sure
  * @copies: filled in
- * @geo: geometry of the image, which outlives them
+ * @img: the image
  *
  * Context: sleeps.
  * Return: 0 or -ENOMEM; qcow2_copies_destroy() is due in both cases.
  */
 int qcow2_copies_init(struct qcow2_copies *copies,
-		      const struct qcow2_geometry *geo)
+		      const struct qcow2_image *img)
 {
-	*copies = (struct qcow2_copies) { .geo = geo };
+	*copies = (struct qcow2_copies) { .img = img };
 	INIT_LIST_HEAD(&copies->free);
 	return copies_grow(copies, QCOW2_COPIES_MIN, GFP_KERNEL);
 }
@@ -139,9 +139,10 @@ int qcow2_copies_init(struct qcow2_copies *copies,
  */
 void qcow2_copies_stock(struct qcow2_copies *copies, unsigned int nr)
 {
-	unsigned int max = MAX_BYTES >> copies->geo->slice_bits;
+	size_t each = BIT(qcow2_slice_data_bits(copies->img)) +
+		      sizeof(struct qcow2_copy) + sizeof(struct bio_vec);
 
-	copies_grow(copies, min(nr, max), GFP_MORE);
+	copies_grow(copies, min_t(size_t, nr, MAX_BYTES / each), GFP_MORE);
 	if (copies->nr <= copies->nr_bvs)
 		return;
 	kvfree(copies->bvs);
@@ -366,6 +367,7 @@ static void copies_submit(struct qcow2_image *img, struct qcow2_copies *copies,
 			continue;
 		copy_submit(img, first, bvs, nr, batch);
 		bvs += nr;
+		cond_resched();
 	}
 }
 

@@ -43,11 +43,8 @@
 
 #include <linux/align.h>
 #include <linux/build_bug.h>
-#include <linux/bvec.h>
 #include <linux/errno.h>
-#include <linux/init.h>
 #include <linux/minmax.h>
-#include <linux/mm.h>
 #include <linux/slab.h>
 
 #include "image.h"
@@ -63,23 +60,8 @@ static_assert(STEP_CLUSTERS * QCOW2_ENTRY_CLUSTERS_MAX <= QCOW2_DROP_ROOM);
 /* Less than this of a cluster that stays is not punched. */
 #define PART_PUNCH_MIN	SZ_64K
 
-/* Zeroes for the head or tail of a write zeroes: less than a cluster. */
-#define ZERO_BVECS	(BIT(QCOW2_MAX_CLUSTER_BITS) / PAGE_SIZE)
-static struct bio_vec zero_bvecs[ZERO_BVECS];
-
-/**
- * qcow2_discard_init() - at load: prepare the zeroes
- *
- * Return: 0.
- */
-int __init qcow2_discard_init(void)
-{
-	int i;
-
-	for (i = 0; i < ZERO_BVECS; i++)
-		bvec_set_page(&zero_bvecs[i], ZERO_PAGE(0), PAGE_SIZE, 0);
-	return 0;
-}
+/* The head or tail of a write zeroes is written. */
+static_assert(BIT(QCOW2_MAX_CLUSTER_BITS) <= QCOW2_FILE_ZEROES_MAX);
 
 /*
  * Entries.
@@ -611,7 +593,7 @@ static int write_some(struct qcow2_io *io)
 	int ret;
 
 	bytes = min(bytes, io->bytes);
-	iov_iter_bvec(&io->iter, ITER_SOURCE, zero_bvecs, ZERO_BVECS, bytes);
+	qcow2_file_zeroes(&io->iter, bytes);
 	ret = qcow2_write_some(io);
 	if (!ret)
 		io->bytes -= io->offset - before;

@@ -31,6 +31,7 @@
 #include <linux/cred.h>
 #include <linux/file.h>
 #include <linux/falloc.h>
+#include <linux/magic.h>
 #include <linux/math.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
@@ -642,6 +643,24 @@ static bool can_nowait(const struct qcow2_file *file)
 	return (file->flags & QCOW2_FILE_DIRECT) &&
 	       (file->filp->f_mode & FMODE_NOWAIT) &&
 	       bdev && bdev_nowait(bdev);
+}
+
+/**
+ * qcow2_file_needs_pages() - must the memory of a transfer be pages of its own?
+ * @file: the file
+ *
+ * A file system that is on no block device (NFS), and FUSE, may take references to the
+ * pages of a direct transfer.  The pages of kmalloc() have none to be taken.  Who writes
+ * to a block device takes none: XFS does its own I/O from such memory.
+ *
+ * Context: any.
+ * Return: false if kmalloc()'s memory will do; never changes.
+ */
+bool qcow2_file_needs_pages(const struct qcow2_file *file)
+{
+	return (file->flags & QCOW2_FILE_DIRECT) &&
+	       (!device_below(file) ||
+		file->inode->i_sb->s_magic == FUSE_SUPER_MAGIC);
 }
 
 static void init_ahead(struct qcow2_file *file)

@@ -11,6 +11,8 @@
 #include <linux/atomic.h>
 #include <linux/bvec.h>
 #include <linux/fs.h>
+#include <linux/init.h>
+#include <linux/sizes.h>
 #include <linux/types.h>
 #include <linux/uio.h>
 #include <linux/workqueue.h>
@@ -109,6 +111,12 @@ int qcow2_file_write_filled(struct qcow2_file *file, u64 offset, u64 bytes,
 typedef bool (*qcow2_file_see_fn)(const void *buf, u32 bytes, void *arg);
 int qcow2_file_look_through(struct qcow2_file *file, u64 offset, u64 bytes,
 			    qcow2_file_see_fn see, void *arg);
+
+/* Zeroes that one transfer can write. */
+#define QCOW2_FILE_ZEROES_MAX	SZ_2M
+
+int __init qcow2_file_zeroes_init(void);
+void qcow2_file_zeroes(struct iov_iter *iter, size_t bytes);
 int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_make_zero(struct qcow2_file *file, u64 offset, u64 bytes);
 int qcow2_file_punch(struct qcow2_file *file, u64 offset, u64 bytes);
@@ -117,6 +125,7 @@ int qcow2_file_flush(struct qcow2_file *file);
 bool qcow2_file_holes_are_zero(const struct qcow2_file *file);
 u64 qcow2_file_bytes(const struct qcow2_file *file);
 bool qcow2_file_can_nowait(const struct qcow2_file *file);
+bool qcow2_file_needs_pages(const struct qcow2_file *file);
 bool qcow2_file_has(const struct qcow2_file *file, u64 bytes);
 bool qcow2_file_is_limited(const struct qcow2_file *file, u64 bytes);
 u64 qcow2_file_max_bytes(const struct qcow2_file *file);

@@ -15,8 +15,68 @@
 
 #include "file.h"
 
-/* Zeroes are written in pieces of this many zero pages. */
-#define ZERO_PAGES	16
+/*
+ * Zeroes.
+ */
+
+#define ZERO_BVECS	(QCOW2_FILE_ZEROES_MAX / PAGE_SIZE)
+static struct bio_vec zero_bvecs[ZERO_BVECS];
+
+/**
+ * qcow2_file_zeroes_init() - at load: prepare the zeroes
+ *
+ * Return: 0.
+ */
+int __init qcow2_file_zeroes_init(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < ZERO_BVECS; i++)
+		bvec_set_page(&zero_bvecs[i], ZERO_PAGE(0), PAGE_SIZE, 0);
+	return 0;
+}
+
+/**
+ * qcow2_file_zeroes() - zeroes to be written
+ * @iter: filled in
+ * @bytes: how many, at most %QCOW2_FILE_ZEROES_MAX
+ *
+ * Context: any.
+ */
+void qcow2_file_zeroes(struct iov_iter *iter, size_t bytes)
+{
+	iov_iter_bvec(iter, ITER_SOURCE, zero_bvecs, ZERO_BVECS, bytes);
+}
+
+/**
+ * qcow2_file_write_zeroes() - write zeroes
+ * @file: the file
+ * @offset: byte offset, aligned
+ * @bytes: length, aligned
+ *
+ * Context: sleeps; allocates nothing of its own.
+ * Return: 0 or a negative errno.
+ */
+int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes)
+{
+	while (bytes) {
+		size_t n = min_t(u64, bytes, QCOW2_FILE_ZEROES_MAX);
+		struct iov_iter iter;
+		int ret;
+
+		qcow2_file_zeroes(&iter, n);
+		ret = qcow2_file_rw(file, true, offset, &iter);
+		if (ret)
+			return ret;
+		offset += n;
+		bytes -= n;
+	}
+	return 0;
+}
+
+/*
+ * Pages.
+ */
 
 /**
  * qcow2_file_rw_page() - transfer between the file and (part of) a page
@@ -243,35 +303,4 @@ int qcow2_file_look_through(struct qcow2_file *file, u64 offset, u64 bytes,
 	buffer_exit(&buf);
 	free_page((unsigned long)page);
 	return ret;
-}
-
-/**
- * qcow2_file_write_zeroes() - write zeroes
- * @file: the file
- * @offset: byte offset, aligned
- * @bytes: length, aligned
- *
- * Context: sleeps; allocates nothing of its own.
- * Return: 0 or a negative errno.
- */
-int qcow2_file_write_zeroes(struct qcow2_file *file, u64 offset, u64 bytes)
-{
-	struct bio_vec bv[ZERO_PAGES];
-	int i;
-
-	for (i = 0; i < ZERO_PAGES; i++)
-		bvec_set_page(&bv[i], ZERO_PAGE(0), PAGE_SIZE, 0);
-	while (bytes) {
-		size_t n = min_t(u64, bytes, ZERO_PAGES * PAGE_SIZE);
-		struct iov_iter iter;
-		int ret;
-
-		iov_iter_bvec(&iter, ITER_SOURCE, bv, ZERO_PAGES, n);
-		ret = qcow2_file_rw(file, true, offset, &iter);
-		if (ret)
-			return ret;
-		offset += n;
-		bytes -= n;
-	}
-	return 0;
 }

@@ -206,8 +206,8 @@ enum qcow2_slice_flags {
 
 /**
  * struct qcow2_slice - a cached piece of a metadata table
- * @data: one page, of which a slice's size is used, as on disk; changed under
- *	meta_lock, read with READ_ONCE by anyone with a reference or under RCU
+ * @data: from qcow2_slice_data_alloc(), as on disk; changed under meta_lock, read
+ *	with READ_ONCE by anyone with a reference or under RCU
  * @flags: enum qcow2_slice_flags
  * @vetted: of an L2 slice: the image's metadata generation when none of its
  *	COPIED clusters was metadata; 0 if nobody has looked.  READ_ONCE, changed
@@ -298,7 +298,7 @@ struct qcow2_image;
 
 /**
  * struct qcow2_copies - memory for copies of slices
- * @geo: geometry of the image
+ * @img: the image
  * @free: struct qcow2_copy
  * @nr: how many there are, free or taken
  * @bvs: for transfers of several, or NULL
@@ -307,7 +307,7 @@ struct qcow2_image;
  * All under commit_lock.
  */
 struct qcow2_copies {
-	const struct qcow2_geometry *geo;
+	const struct qcow2_image *img;
 	struct list_head free;
 	unsigned int nr;
 	struct bio_vec *bvs;
@@ -315,7 +315,7 @@ struct qcow2_copies {
 };
 
 int qcow2_copies_init(struct qcow2_copies *copies,
-		      const struct qcow2_geometry *geo);
+		      const struct qcow2_image *img);
 void qcow2_copies_stock(struct qcow2_copies *copies, unsigned int nr);
 void qcow2_copies_trim(struct qcow2_copies *copies, unsigned int nr);
 void qcow2_copies_destroy(struct qcow2_copies *copies);
@@ -479,8 +479,9 @@ bool qcow2_is_inactive_l1(const struct qcow2_snapshots *snapshots, u64 start,
 
 /* ---- cache.c again ---- */
 
-void *qcow2_slice_data_alloc(const struct qcow2_geometry *geo, gfp_t gfp);
-void qcow2_slice_data_free(const struct qcow2_geometry *geo, void *data);
+unsigned int qcow2_slice_data_bits(const struct qcow2_image *img);
+void *qcow2_slice_data_alloc(const struct qcow2_image *img, gfp_t gfp);
+void qcow2_slice_data_free(const struct qcow2_image *img, void *data);
 int qcow2_cache_init(struct qcow2_image *img, u64 bytes);
 void qcow2_cache_destroy(struct qcow2_image *img);
 void qcow2_cache_set_max(struct qcow2_image *img, u64 bytes);
@@ -653,7 +654,7 @@ struct qcow2_l1 {
  * @file_wq: the rest of short transfers, for which what runs on @wq waits
  * @link_wq: what ends writes that change mappings: who waits for memory in a
  *	write may wait for that
- * @cache: L2 and refcount block slices
+ * @cache: slices of the L1 table, L2 tables and refcount blocks
  * @compress: decompressed clusters
  * @part_pool: struct qcow2_part
  * @meta_pool: struct qcow2_l2_meta
@@ -1331,7 +1332,6 @@ struct qcow2_punch {
 	struct qcow2_range ranges[];
 };
 
-int __init qcow2_discard_init(void);
 bool qcow2_can_discard(const struct qcow2_image *img);
 void qcow2_discard(struct qcow2_io *io);
 void qcow2_write_zeroes(struct qcow2_io *io);

@@ -21,7 +21,7 @@ struct stage {
 
 static const struct stage stages[] __initconst = {
 	{ qcow2_write_init_cache, qcow2_write_exit_cache },
-	{ qcow2_discard_init, NULL },
+	{ qcow2_file_zeroes_init, NULL },
 	{ qcow2_layers_init, qcow2_layers_exit },
 	{ qcow2_ctl_init, qcow2_ctl_exit },
 };

@@ -55,7 +55,7 @@ static ssize_t cache_size_show(struct device *dev,
 	const struct qcow2_image *img = shown_by(dev);
 
 	return sysfs_emit(buf, "%llu\n",
-			  (u64)READ_ONCE(img->cache.max) << img->geo.slice_bits);
+			  (u64)READ_ONCE(img->cache.max) << qcow2_slice_data_bits(img));
 }
 
 static ssize_t cache_size_store(struct device *dev,
@@ -90,8 +90,8 @@ static DEVICE_ATTR_RO(name)
 
 NUMBER_ATTR(version, img->geo.version);
 NUMBER_ATTR(cluster_size, img->geo.cluster_bytes);
-CACHE_ATTR(cache_used, (u64)READ_ONCE(img->cache.nr) << img->geo.slice_bits);
-NUMBER_ATTR(cache_dirty, (u64)READ_ONCE(img->nr_dirty) << img->geo.slice_bits);
+CACHE_ATTR(cache_used, (u64)READ_ONCE(img->cache.nr) << qcow2_slice_data_bits(img));
+NUMBER_ATTR(cache_dirty, (u64)READ_ONCE(img->nr_dirty) << qcow2_slice_data_bits(img));
 CACHE_ATTR(slices_loaded, READ_ONCE(img->cache.loads));
 NUMBER_ATTR(commits, atomic64_read(&img->commits_begun));
 NUMBER_ATTR(clusters_allocated, READ_ONCE(img->clusters_allocated));

@@ -173,7 +173,7 @@ test_chain_missing()
 	make_image d/mid backing=gone.raw format=raw
 	make_image d/o backing=mid format=qcow2
 	no_chain "a missing file says who refers to it" 3 \
-		"d/mid: its backing file 'gone.raw': no such file; put it there, or name another with 'qemu-img rebase -u'" d/o
+		"d/mid: its backing file 'gone.raw': no such file; put it there, or name another with 'qemu-img rebase -u -F FORMAT -b BACKING IMAGE'" d/o
 	make_image d/o backing=../directory format=raw
 	no_chain "a directory" 3 \
 		"d/o: its backing file '../directory': is a directory" d/o
@@ -183,7 +183,7 @@ test_chain_missing()
 		d/o
 	make_image d/o backing=$'a\nb\e[2J' format=raw
 	no_chain "a name with control characters" 3 \
-		"d/o: its backing file 'a\\nb\\x1b[2J': no such file; put it there, or name another with 'qemu-img rebase -u'" d/o
+		"d/o: its backing file 'a\\nb\\x1b[2J': no such file; put it there, or name another with 'qemu-img rebase -u -F FORMAT -b BACKING IMAGE'" d/o
 	make_image d/o data=gone.raw
 	no_chain "a missing data file" 3 \
 		"d/o: its data file 'gone.raw': no such file in the current directory, where QEMU looks for it too" \
