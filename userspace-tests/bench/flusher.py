@@ -3,9 +3,9 @@
 """Flush a device again and again, 50 ms after the last flush, while others write to it:
 flusher.py DEVICE [DISK].
 
-The 50 ms begin when a flush ends. If they began with it, and are a multiple of the kernel's
-tick, as in UML, all flushes of a run would begin at the same point of a tick; dm-delay lets
-them end with the tick, so each would take the same part of it, by chance.
+The 50 ms begin when a flush ends. A tick of UML is 10 ms, so flushes that begin each 50 ms would
+all begin at the same point of a tick. dm-delay ends a flush with a tick. Each would take the same
+part of a tick then, which part is chance.
 
 Begins when it has said "ready". Ends with its standard input, after a last flush, and then
 says what each flush took, as JSON: ms, and with DISK how many flushes that one did

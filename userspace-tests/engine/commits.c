@@ -213,16 +213,23 @@ static void failed_commit_is_not_tried_again_at_once(const struct shape *shape)
 	destroy(&d);
 }
 
+static void write_to_all_tables(struct disk *d)
+{
+	u64 pos;
+
+	for (pos = 0; pos < d->bytes; pos += span_of(d))
+		write_new(d, pos, WL_SECTOR);
+}
+
 static void idle_image_gives_copies_back(const struct shape *shape)
 {
 	struct disk d = {};
-	u64 pos, flushes;
+	u64 flushes;
 
 	make_disk(&d, shape);
 	attach(&d);
 	d.img->max_dirty = INT_MAX;
-	for (pos = 0; pos < d.bytes; pos += span_of(&d))
-		write_new(&d, pos, WL_SECTOR);
+	write_to_all_tables(&d);
 	settle(&d);
 	expect(d.img->table_copies.nr > QCOW2_COPIES_MIN,
 	       "%u copies are enough", d.img->table_copies.nr);
@@ -262,8 +269,8 @@ static void expect_clean(struct disk *d)
 	       d->img->nr_dirty_refblocks);
 }
 
-/* All that was dirty before a commit that fails after @skip writes is so after it. */
-static void commit_fails_after(const struct shape *shape, u64 skip)
+/* A commit in batches, since there is no memory for more copies, fails after @skip writes. */
+static void flush_without_space(struct disk *d, u64 skip)
 {
 	struct memfile_fault fault = {
 		.ops = 1U << MEMFILE_WRITE,
@@ -271,9 +278,21 @@ static void commit_fails_after(const struct shape *shape, u64 skip)
 		.times = 1,
 		.error = -ENOSPC,
 	};
+	int error;
+
+	shim_fail_allocations(1, 0);
+	memfile_fault(d->filp, &fault);
+	error = run_op(d, QCOW2_OP_FLUSH, 0, 0);
+	memfile_fault(d->filp, NULL);
+	shim_fail_allocations(0, 0);
+	expect(error == -ENOSPC, "a commit without space: %d", error);
+}
+
+/* All that was dirty before the commit that fails is so after it. */
+static void commit_fails_after(const struct shape *shape, u64 skip)
+{
 	struct disk d = {};
 	unsigned int dirty;
-	int error;
 
 	make_disk(&d, shape);
 	attach(&d);
@@ -281,13 +300,7 @@ static void commit_fails_after(const struct shape *shape, u64 skip)
 	write_all(&d);
 	dirty = d.img->nr_dirty;
 	expect(dirty > 3 * QCOW2_COPIES_MIN, "only %u slices are dirty", dirty);
-	/* In batches, since there is no memory for more copies. */
-	shim_fail_allocations(1, 0);
-	memfile_fault(d.filp, &fault);
-	error = run_op(&d, QCOW2_OP_FLUSH, 0, 0);
-	memfile_fault(d.filp, NULL);
-	shim_fail_allocations(0, 0);
-	expect(error == -ENOSPC, "a commit without space: %d", error);
+	flush_without_space(&d, skip);
 	check_file(&d, "after a commit that failed");
 	flush(&d);
 	expect_clean(&d);
@@ -298,26 +311,13 @@ static void commit_fails_after(const struct shape *shape, u64 skip)
 /* More slices of the L1 table are dirty than the first batch takes. */
 static void l1_slices_of_a_failed_commit_stay(const struct shape *shape)
 {
-	struct memfile_fault fault = {
-		.ops = 1U << MEMFILE_WRITE,
-		.times = 1,
-		.error = -ENOSPC,
-	};
 	struct disk d = {};
-	int error;
-	u64 pos;
 
 	make_disk(&d, shape);
 	attach(&d);
 	d.img->max_dirty = INT_MAX;
-	for (pos = 0; pos < d.bytes; pos += span_of(&d))
-		write_new(&d, pos, WL_SECTOR);
-	shim_fail_allocations(1, 0);
-	memfile_fault(d.filp, &fault);
-	error = run_op(&d, QCOW2_OP_FLUSH, 0, 0);
-	memfile_fault(d.filp, NULL);
-	shim_fail_allocations(0, 0);
-	expect(error == -ENOSPC, "a commit without space: %d", error);
+	write_to_all_tables(&d);
+	flush_without_space(&d, 0);
 	flush(&d);
 	expect_clean(&d);
 	check_file(&d, "after the commit");

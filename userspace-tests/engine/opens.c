@@ -862,8 +862,10 @@ static void a_luks_image_is_converted(const struct shape *shape)
 	 * qemu-img measures the CPU time of a hash and gives up when that is 0, as it is
 	 * now and then where CPU time goes by ticks.
 	 */
-	for (tries = 1; tries < 50 && run_program(create, true); tries++)
+	for (tries = 1; run_program(create, true); tries++) {
+		expect(tries < 50, "qemu-img create fails each time");
 		usleep(1000);
+	}
 	run_qemu_img(convert);
 	load_and_remove(&d, path);
 	expect(ask_us(&d, &why) == REFUSED && strstr(why.text, "LUKS"),

@@ -7,9 +7,10 @@
  * DOC: metadata cache
  *
  * Tables are cached in slices of a cluster or a page, whichever is smaller, in an
- * xarray by host offset.  The slices of small clusters share pages.  A slice that is
- * not there is put in empty by whoever comes first, who then reads it, while all others
- * that want the same slice, and only they, wait for its completion.
+ * xarray by host offset.  The slices of small clusters share pages, unless the file needs
+ * pages of their own.  A slice that is not there is put in empty by whoever comes first, who
+ * then reads it, while all others that want the same slice, and only they, wait for its
+ * completion.
  *
  * A slice lives as long as somebody holds a reference: the cache itself, users,
  * the dirty list, a running commit.  The cache gives up its reference, from
