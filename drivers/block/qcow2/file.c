@@ -627,6 +627,19 @@ static int begin_flushes(struct qcow2_file *file, struct qcow2_reason *why)
 	return 0;
 }
 
+/*
+ * While the page cache has a page of the file, whichever it is, file systems end each
+ * direct write in a worker; else where the disk tells that it is done.  Whoever made,
+ * copied or looked at the image has left pages.  One that is dirty again stays.
+ */
+static void drop_page_cache(struct qcow2_file *file)
+{
+	const unsigned int wanted = QCOW2_FILE_WRITABLE | QCOW2_FILE_DIRECT;
+
+	if ((file->flags & wanted) == wanted && S_ISREG(file->inode->i_mode))
+		invalidate_inode_pages2(file->filp->f_mapping);
+}
+
 /* The device that the file is or lies on; NULL if that is not just one. */
 static struct block_device *device_below(const struct qcow2_file *file)
 {
@@ -707,6 +720,7 @@ struct qcow2_file *qcow2_file_open(struct file *filp, unsigned int flags,
 		kfree(file);
 		return ERR_PTR(ret);
 	}
+	drop_page_cache(file);
 	file->can_nowait = can_nowait(file);
 	init_ahead(file);
 	get_file(filp);
