@@ -498,24 +498,53 @@ def caching():
 
 def access_time():
     """To note it costs more than the read: not on behalf of who reads the device."""
-    with case("the image's access time stays"):
-        disk, = ram_disks(1, 64 * MIB)
-        with ext4_on(disk, ROOT):
-            run("mount", "-o", "remount,strictatime", ROOT)
-            image = create(os.path.join(ROOT, "image"), MIB)
-            with Device(image, "--direct-io") as device, device.open() as open_disk:
-                open_disk.write(0, noise(SECTOR, 1))
-                before = os.stat(image).st_atime_ns
-                time.sleep(0.05)
-                open_disk.read(0, SECTOR)
-                expect_equal(os.stat(image).st_atime_ns, before, "access time")
-            with open(image, "rb") as file:
-                file.read(1)
-            expect(os.stat(image).st_atime_ns > before, "it is noted for nobody")
+    run("mount", "-o", "remount,strictatime", ROOT)
+    image = create(os.path.join(ROOT, "image"), MIB)
+    with Device(image, "--direct-io") as device, device.open() as open_disk:
+        open_disk.write(0, noise(SECTOR, 1))
+        before = os.stat(image).st_atime_ns
+        time.sleep(0.05)
+        open_disk.read(0, SECTOR)
+        expect_equal(os.stat(image).st_atime_ns, before, "access time")
+    with open(image, "rb") as file:
+        file.read(1)
+    expect(os.stat(image).st_atime_ns > before, "it is noted for nobody")
+
+
+def cached_pages(path):
+    return int(run("fincore", "--noheadings", "--output", "PAGES", path).stdout)
+
+
+def page_cache():
+    """One page of a file would have the file system end each direct write in a worker."""
+    data = os.path.join(ROOT, "data")
+    image = create(os.path.join(ROOT, "split"), 4 * MIB, data_file=data)
+    files = image, data
+    with Device(image) as device, device.open() as open_disk:
+        open_disk.write(0, noise(MIB, 1))
+    for path in files:
+        expect(cached_pages(path), f"{path} has no pages in the page cache to begin with")
+    with Device(image, "--direct-io") as device, device.open() as open_disk:
+        open_disk.write(MIB, noise(MIB, 2))
+        open_disk.flush()
+        for path in files:
+            expect_equal(cached_pages(path), 0, f"pages of {path} in the page cache")
+        expect_same_bytes(open_disk.read(0, 2 * MIB), noise(MIB, 1) + noise(MIB, 2),
+                          "what both attachments wrote")
+    check(image)
+
+
+def in_a_file():
+    disk, = ram_disks(1, 64 * MIB)
+    with ext4_on(disk, ROOT):
+        with case("the image's access time stays"):
+            access_time()
+        with case("direct I/O leaves no pages of the image in the page cache"):
+            page_cache()
 
 
 run("modprobe", "loop")
-access_time()
+in_a_file()
 listing()
 wrong_values()
 version_2()
