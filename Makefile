@@ -41,8 +41,11 @@ demo: module tool
 check:
 	@scripts/check
 
-check-builds check-tool check-kunit check-engine check-fuzz check-guest check-qemu check-e2e: setup
+check-builds check-tool check-kunit check-engine check-fuzz check-guest check-e2e: setup
 	@scripts/check $(@:check-%=%)
+
+check-qemu: setup
+	@scripts/check qemu-6.1 qemu-6.12 qemu-7.3
 
 check-iotests: setup
 	@scripts/check iotests-all

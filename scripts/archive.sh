@@ -48,14 +48,15 @@ private_apt() {
 		-o APT::Sandbox::User="$(id -un)" "$@"
 }
 
-# open_archive DIR SUITE
+# open_archive DIR SUITE…
 open_archive() {
-	local dir=$1 suite=$2 mirror
+	local dir=$1 mirror
+	shift
 
 	mirror=$(machine_mirror)
 	[ -n "$mirror" ] || die "the machine's apt sources name no Debian mirror"
-	say "package lists of $suite from $mirror"
-	fetch_lists "$dir" "deb [signed-by=$keyring] $mirror $suite main"
+	say "package lists of $* from $mirror"
+	fetch_lists "$dir" "$(printf "deb [signed-by=$keyring] $mirror %s main\n" "$@")"
 }
 
 # open_sources DIR: the source packages of the machine's own release, with its

@@ -38,6 +38,13 @@ KERNEL_FAULT = re.compile(
 BOOTED = re.compile(rb"\[ *\d+\.\d+\] Run .* as init process$")
 
 
+# A report of the race detector goes from one line of equals signs to the next. The rest of
+# the kernel has races that its authors accept; ours name the module in a stack.
+RACE = re.compile(rb"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? BUG: KCSAN: ")
+RACE_END = re.compile(rb"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ={20,}")
+OURS = b"[qcow2]"
+
+
 class GuestError(Exception):
     """Why there is no guest, or no status of its command."""
 
@@ -128,9 +135,23 @@ class KernelLog:
         booted = next((index for index, line in enumerate(lines)
                        if BOOTED.match(line)), 0)
         for index in range(booted, len(lines)):
-            if KERNEL_FAULT.match(lines[index]):
+            if KERNEL_FAULT.match(lines[index]) and not self.is_race_of_others(lines, index):
                 return index
         return None
+
+    def has(self, pattern):
+        return any(pattern.search(line) for line in self.lines())
+
+    @staticmethod
+    def is_race_of_others(lines, first):
+        if not RACE.match(lines[first]):
+            return False
+        for line in lines[first + 1:]:
+            if OURS in line:
+                return False
+            if RACE_END.match(line):
+                return True
+        return False
 
     def show(self, first, count):
         for line in self.lines()[first:first + count]:

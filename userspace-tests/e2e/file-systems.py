@@ -5,7 +5,7 @@
 from e2e import *
 
 MOUNT = "/mnt/guest"
-TREES = ("drivers", "include", "Documentation", "scripts", "tools", "userspace-tests", "kunit")
+TREES = ("drivers", "include", "Documentation", "scripts", "tools", "userspace-tests")
 
 
 class FileSystem:

@@ -339,11 +339,10 @@ static struct blk_plug *change_plug(struct blk_plug *plug)
 {
 	struct blk_plug *submitters = current->plug;
 
-	/* A task that has noted the time in its plug has one when it is switched to. */
-	preempt_disable();
+	/* A task that has noted the time must have the plug that it noted it in. */
+	blk_plug_invalidate_ts();
 	current->plug = NULL;
 	blk_start_plug(plug);
-	preempt_enable();
 	if (submitters)
 		swap(plug->cached_rqs, submitters->cached_rqs);
 	return submitters;
@@ -352,9 +351,6 @@ static struct blk_plug *change_plug(struct blk_plug *plug)
 static void change_plug_back(struct blk_plug *plug, struct blk_plug *submitters)
 {
 	blk_finish_plug(plug);
-	/* The mark that tells when the time that it has noted is over is gone. */
-	if (submitters)
-		plug_forget_time(submitters);
 	current->plug = submitters;
 }
 

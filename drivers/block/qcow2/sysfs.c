@@ -215,7 +215,7 @@ static const struct bin_attribute *const bin_attrs[] = {
 static const struct attribute_group group = {
 	.name = QCOW2_SYSFS_GROUP,
 	.attrs = attrs,
-	.bin_attrs = COMPAT_BIN_ATTRS(bin_attrs),
+	.bin_attrs = bin_attrs,
 };
 
 const struct attribute_group *qcow2_disk_groups[] = {

@@ -3,25 +3,43 @@
 #define _QCOW2_COMPAT_LINUX_BLK_MQ_H
 
 #include <linux/blkdev.h>
-#include <linux/version.h>
+#include "compat_probed.h"
 #include_next <linux/blk-mq.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 9, 0)
-/* 6.9 added the limits; see blkdev.h. */
+#ifndef COMPAT_HAS_QUEUE_LIMITS_FEATURES
+/*
+ * The limits of blkdev.h have features.  blk_mq_alloc_disk() took limits from 6.9 on,
+ * but without those up to 6.10.
+ */
+#ifdef COMPAT_HAS_BLK_MQ_ALLOC_DISK_LIMITS
+#define compat_alloc_disk(set, lim, queuedata, key)			\
+({									\
+	typeof(compat_old_limits(lim)) __old = compat_old_limits(lim);	\
+									\
+	/* Its header was read with queue_limits as another name. */	\
+	__blk_mq_alloc_disk(set, (void *)&__old, queuedata, key);	\
+})
+#define compat_prepare_disk	compat_set_queue_features
+#else
+#define compat_alloc_disk(set, lim, queuedata, key)			\
+	__blk_mq_alloc_disk(set, queuedata, key)
+#define compat_prepare_disk	compat_set_queue_limits
+#endif
+
 #undef blk_mq_alloc_disk
 #define blk_mq_alloc_disk(set, lim, queuedata)				\
 ({									\
 	static struct lock_class_key __key;				\
 	struct gendisk *__disk;						\
 									\
-	__disk = __blk_mq_alloc_disk(set, queuedata, &__key);		\
+	__disk = compat_alloc_disk(set, lim, queuedata, &__key);	\
 	if (!IS_ERR(__disk))						\
-		compat_set_queue_limits(__disk->queue, lim);		\
+		compat_prepare_disk(__disk->queue, lim);		\
 	__disk;								\
 })
 #endif
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
+#ifdef COMPAT_HAS_BLK_MQ_F_SHOULD_MERGE
 /* 6.14 merges requests of every disk; before, only of one that asked for it. */
 static inline int compat_blk_mq_alloc_tag_set(struct blk_mq_tag_set *set)
 {
@@ -32,7 +50,7 @@ static inline int compat_blk_mq_alloc_tag_set(struct blk_mq_tag_set *set)
 #define blk_mq_alloc_tag_set compat_blk_mq_alloc_tag_set
 #endif
 
-#ifdef rq_list_pop
+#ifndef COMPAT_HAS_RQ_LIST_STRUCT
 /*
  * A list of requests was a pointer to the first one, with macros, up to 6.12; some
  * stable releases of that have the new one.  Its names are given to a list of our

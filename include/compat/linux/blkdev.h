@@ -2,10 +2,10 @@
 #ifndef _QCOW2_COMPAT_LINUX_BLKDEV_H
 #define _QCOW2_COMPAT_LINUX_BLKDEV_H
 
-#include <linux/version.h>
+#include "compat_probed.h"
 #include_next <linux/blkdev.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
+#ifndef COMPAT_HAS_BLK_MODE_T
 /*
  * 6.5 brought blk_mode_t, and open() and release() of a gendisk instead of a
  * block_device and without the mode of the one who closes.  The names are
@@ -31,18 +31,22 @@ static void disk_release(struct gendisk *disk, fmode_t mode)		\
 static void compat_disk_release(disk_param)
 #endif
 
-/* 6.9 brought plugs that note the time. */
-static inline void plug_forget_time(struct blk_plug *plug)
+#ifndef COMPAT_HAS_BLK_PLUG_INVALIDATE_TS
+/* 6.9 brought plugs that note the time, and this, for any task at first. */
+static inline void compat_blk_plug_invalidate_ts(void)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
-	plug->cur_ktime = 0;
+#ifdef COMPAT_HAS_BLK_PLUG_INVALIDATE_TS_TASK
+	blk_plug_invalidate_ts(current);
 #endif
 }
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 9, 0)
+#define blk_plug_invalidate_ts compat_blk_plug_invalidate_ts
+#endif
+
+#ifndef COMPAT_HAS_QUEUE_LIMITS_FEATURES
 /*
  * 6.9 brought limits that are complete when the disk is made, and 6.11 features
- * among them; before, each limit of a queue was set by a function.  Members are
+ * among them; before, what they lack was set by functions.  Members are
  * those that blk.c sets.  What it leaves alone has the same default in both.
  */
 struct compat_queue_limits {
@@ -64,6 +68,35 @@ struct compat_queue_limits {
 #define BLK_FEAT_FUA		BIT(1)
 
 static inline void
+compat_set_queue_features(struct request_queue *q,
+			  const struct compat_queue_limits *lim)
+{
+	blk_queue_write_cache(q, lim->features & BLK_FEAT_WRITE_CACHE,
+			      lim->features & BLK_FEAT_FUA);
+	/* Today a disk rotates only if it says so. */
+	blk_queue_flag_set(QUEUE_FLAG_NONROT, q);
+}
+
+#ifdef COMPAT_HAS_BLK_MQ_ALLOC_DISK_LIMITS
+static inline struct queue_limits
+compat_old_limits(const struct compat_queue_limits *lim)
+{
+	return (struct queue_limits) {
+		.logical_block_size = lim->logical_block_size,
+		.physical_block_size = lim->physical_block_size,
+		.io_min = lim->io_min,
+		.io_opt = lim->io_opt,
+		.max_hw_sectors = lim->max_hw_sectors,
+		.max_segments = lim->max_segments,
+		.max_segment_size = lim->max_segment_size,
+		.max_hw_discard_sectors = lim->max_hw_discard_sectors,
+		.max_write_zeroes_sectors = lim->max_write_zeroes_sectors,
+		.discard_granularity = lim->discard_granularity,
+		.dma_alignment = lim->dma_alignment,
+	};
+}
+#else
+static inline void
 compat_set_queue_limits(struct request_queue *q,
 			const struct compat_queue_limits *lim)
 {
@@ -80,11 +113,9 @@ compat_set_queue_limits(struct request_queue *q,
 	blk_queue_max_write_zeroes_sectors(q, lim->max_write_zeroes_sectors);
 	q->limits.discard_granularity = lim->discard_granularity;
 	blk_queue_dma_alignment(q, lim->dma_alignment);
-	blk_queue_write_cache(q, lim->features & BLK_FEAT_WRITE_CACHE,
-			      lim->features & BLK_FEAT_FUA);
-	/* Today a disk rotates only if it says so. */
-	blk_queue_flag_set(QUEUE_FLAG_NONROT, q);
+	compat_set_queue_features(q, lim);
 }
+#endif
 
 #define queue_limits compat_queue_limits
 #endif

@@ -2,10 +2,10 @@
 #ifndef _QCOW2_COMPAT_LINUX_BVEC_H
 #define _QCOW2_COMPAT_LINUX_BVEC_H
 
-#include <linux/version.h>
+#include "compat_probed.h"
 #include_next <linux/bvec.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+#ifndef COMPAT_HAS_BVEC_SET_VIRT
 /* 6.3 brought bvec_set_virt(). */
 static inline void compat_bvec_set_virt(struct bio_vec *bv, void *vaddr,
 					unsigned int len)
@@ -18,7 +18,7 @@ static inline void compat_bvec_set_virt(struct bio_vec *bv, void *vaddr,
 #define bvec_set_virt compat_bvec_set_virt
 #endif
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 3, 0)
+#ifndef COMPAT_HAS_BVEC_ITER_BI_OFFSET
 /* 7.3 gave the member of struct bvec_iter this name; it always meant this. */
 #define bi_offset bi_bvec_done
 #endif

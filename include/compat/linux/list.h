@@ -2,10 +2,10 @@
 #ifndef _QCOW2_COMPAT_LINUX_LIST_H
 #define _QCOW2_COMPAT_LINUX_LIST_H
 
-#include <linux/version.h>
+#include "compat_probed.h"
 #include_next <linux/list.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+#ifndef COMPAT_HAS_LIST_COUNT_NODES
 /* 6.3 brought list_count_nodes(). */
 static inline size_t compat_list_count_nodes(struct list_head *head)
 {

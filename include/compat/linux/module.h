@@ -2,10 +2,10 @@
 #ifndef _QCOW2_COMPAT_LINUX_MODULE_H
 #define _QCOW2_COMPAT_LINUX_MODULE_H
 
-#include <linux/version.h>
+#include "compat_probed.h"
 #include_next <linux/module.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
+#ifdef COMPAT_HAS_MODULE_IMPORT_NS_SYMBOL
 /* 6.13 made the namespace a string; before, it was made one here. */
 #undef MODULE_IMPORT_NS
 #define MODULE_IMPORT_NS(ns) MODULE_INFO(import_ns, ns)

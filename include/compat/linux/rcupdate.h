@@ -2,10 +2,10 @@
 #ifndef _QCOW2_COMPAT_LINUX_RCUPDATE_H
 #define _QCOW2_COMPAT_LINUX_RCUPDATE_H
 
-#include <linux/version.h>
+#include "compat_probed.h"
 #include_next <linux/rcupdate.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+#ifndef COMPAT_HAS_CALL_RCU_HURRY
 /* 6.2 brought lazy callbacks, and this for those that are waited for. */
 #define call_rcu_hurry	call_rcu
 #endif

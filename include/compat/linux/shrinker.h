@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-#include <linux/version.h>
+#include "compat_probed.h"
 #include_next <linux/shrinker.h>
 
 /*
  * Before 6.7 the header of file systems has a shrinker within a structure, and
  * must not be given another one: it comes first, and on the way nothing here.
  */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0) && \
+#if !defined(COMPAT_HAS_SHRINKER_ALLOC) && \
 	(!defined(_LINUX_FS_H) || defined(COMPAT_FS_IS_COMPLETE)) && \
 	!defined(_QCOW2_COMPAT_LINUX_SHRINKER_H)
 #define _QCOW2_COMPAT_LINUX_SHRINKER_H

@@ -2,10 +2,15 @@
 #ifndef _QCOW2_COMPAT_LINUX_SLAB_H
 #define _QCOW2_COMPAT_LINUX_SLAB_H
 
+#include "compat_probed.h"
 #include_next <linux/slab.h>
 
-/* 7.0 brought the kzalloc_obj() family, and some updates of older series did. */
-#ifndef kzalloc_obj
+/*
+ * 7.0 brought the kzalloc_obj() family, and some updates of older series did, a few of
+ * them without flags that may be left out.
+ */
+#ifndef COMPAT_HAS_KZALLOC_OBJ
+#undef kzalloc_obj
 #define __compat_second(first, second, ...) second
 /* With one argument the flags are GFP_KERNEL. */
 #define kzalloc_obj(obj, ...) \

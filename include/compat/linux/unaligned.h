@@ -2,13 +2,13 @@
 #ifndef _QCOW2_COMPAT_LINUX_UNALIGNED_H
 #define _QCOW2_COMPAT_LINUX_UNALIGNED_H
 
-#include <linux/version.h>
+#include "compat_probed.h"
 
 /* 6.12 moved this header from asm/. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
-#include <asm/unaligned.h>
-#else
+#ifdef COMPAT_HAS_UNALIGNED_HEADER
 #include_next <linux/unaligned.h>
+#else
+#include <asm/unaligned.h>
 #endif
 
 #endif /* _QCOW2_COMPAT_LINUX_UNALIGNED_H */

@@ -2,10 +2,10 @@
 #ifndef _QCOW2_COMPAT_LINUX_WORKQUEUE_H
 #define _QCOW2_COMPAT_LINUX_WORKQUEUE_H
 
-#include <linux/version.h>
+#include "compat_probed.h"
 #include_next <linux/workqueue.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
+#ifndef COMPAT_HAS_WQ_PERCPU
 /* 6.17 brought a name for what a workqueue is without WQ_UNBOUND: bound to CPUs. */
 #define WQ_PERCPU	0
 #endif
