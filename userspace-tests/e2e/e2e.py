@@ -38,6 +38,10 @@ EXIT_LOST = 9
 # make check-long: scenarios that can take more rounds do.
 LONG = os.environ.get("QCOW2_LONG") == "1"
 
+# Where CPUs are emulated (scripts/check-e2e --kernel) what must end soon may take so many
+# times as long.
+SLOWNESS = int(os.environ.get("QCOW2_SLOWNESS", "1"))
+
 
 class Failure(Exception):
     """What is wrong, for the diagnostics of the case."""
