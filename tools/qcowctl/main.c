@@ -33,7 +33,7 @@ static const struct command *const commands[] = {
 
 static const char *const exit_codes[] = {
 	[EXIT_DONE]		 = "done",
-	[EXIT_OTHER]		 = "any other failure, of the system or in reading and writing",
+	[EXIT_OTHER]		 = "any other failure: of the system, in reading and writing, or there is no such snapshot",
 	[EXIT_USAGE]		 = "wrong usage",
 	[EXIT_IMAGE_OPEN]	 = "the image, or a file that it refers to, cannot be opened",
 	[EXIT_IMAGE_INVALID]	 = "not a valid qcow2 image, damaged, or not closed cleanly; or it refers to files in a way that makes no sense",

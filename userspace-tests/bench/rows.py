@@ -223,6 +223,8 @@ COUNT_ROWS = {f"{disk.name}-count": disk for disk in SLOW_DISKS if disk.kind == 
 RAM_NAMES = tuple(row.name for row in ROWS) + (MISSES,)
 SLOW_NAMES = tuple(row.name for row in SLOW_ROWS) + tuple(COUNT_ROWS)
 NAMES = RAM_NAMES + SLOW_NAMES
+TITLES = {row.name: row.title for row in ROWS + SLOW_ROWS} | {MISSES: MISSES_TITLE} | {
+    name: f"{disk.title}: flushes of the file for one flush" for name, disk in COUNT_ROWS.items()}
 
 # Names for many rows.
 GROUPS = {"ram": RAM_NAMES, "slow": SLOW_NAMES} | {
