@@ -40,6 +40,8 @@ class Machine:
     """Known to the guest: the devices that its command's output goes to."""
 
     lines = {"stdout": "/dev/ttyS1", "stderr": "/dev/ttyS2"}
+    # No emulator kills it.
+    emulation_fault = None
 
     def __init__(self, options):
         self.options = options

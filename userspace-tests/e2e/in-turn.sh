@@ -19,7 +19,6 @@ here=$(dirname "$0")
 
 # What scenarios make by other means than qcowctl, and their modules with parameters.
 remove_leftovers() {
-	mount=
 	for mount in $(awk '$1 ~ "^/dev/(ram|loop|nullb|mapper|dm-|qcow)" { print $2 }' \
 		/proc/mounts | sort -r); do
 		umount "$mount" || return

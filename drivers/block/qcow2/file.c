@@ -627,16 +627,21 @@ static int begin_flushes(struct qcow2_file *file, struct qcow2_reason *why)
 	return 0;
 }
 
-/*
- * While the page cache has a page of the file, whichever it is, file systems end each
- * direct write in a worker; else where the disk tells that it is done.  Whoever made,
- * copied or looked at the image has left pages.  One that is dirty again stays.
- */
-static void drop_page_cache(struct qcow2_file *file)
+static bool is_written_directly(const struct qcow2_file *file)
 {
 	const unsigned int wanted = QCOW2_FILE_WRITABLE | QCOW2_FILE_DIRECT;
 
-	if ((file->flags & wanted) == wanted && S_ISREG(file->inode->i_mode))
+	return (file->flags & wanted) == wanted && S_ISREG(file->inode->i_mode);
+}
+
+/*
+ * While the page cache has a page of the file, whichever it is, file systems end each
+ * direct write in a worker; without one, in the disk's completion.  Programs that made,
+ * copied or read the image have left pages.  One that is dirty again stays.
+ */
+static void drop_page_cache(struct qcow2_file *file)
+{
+	if (is_written_directly(file))
 		invalidate_inode_pages2(file->filp->f_mapping);
 }
 
@@ -678,12 +683,9 @@ bool qcow2_file_needs_pages(const struct qcow2_file *file)
 
 static void init_ahead(struct qcow2_file *file)
 {
-	const unsigned int wanted = QCOW2_FILE_WRITABLE | QCOW2_FILE_DIRECT |
-				    QCOW2_FILE_AHEAD;
-
 	mutex_init(&file->ahead_lock);
-	file->ahead = (file->flags & wanted) == wanted &&
-		      S_ISREG(file->inode->i_mode);
+	file->ahead = is_written_directly(file) &&
+		      (file->flags & QCOW2_FILE_AHEAD);
 	atomic64_set(&file->end, i_size_read(file->inode));
 }
 

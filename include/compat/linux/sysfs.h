@@ -18,7 +18,7 @@
 #endif
 
 #ifndef COMPAT_HAS_BIN_ATTR_READ_CONST
-/* 6.16 made a binary attribute const for whom it asks, too. */
+/* 6.16 made the attribute const that read() gets, too. */
 #undef BIN_ATTR_RO
 #define BIN_ATTR_RO(_name, _bytes)					\
 ssize_t compat_##_name##_read(struct file *filp, struct kobject *kobj,	\

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* 6.16: a binary attribute is const for whom it asks. */
+/* 6.16: read() of a binary attribute gets a const one. */
 #include <linux/sysfs.h>
 
 static ssize_t probe_read(struct file *filp, struct kobject *kobj,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* 6.3. */
+/* 6.3 brought it. */
 #include <linux/bvec.h>
 
 void probe(struct bio_vec *bv, void *data)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* 6.3. */
+/* 6.3 brought it. */
 #include <linux/list.h>
 
 size_t probe(struct list_head *head)
