@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
+# alone: it counts the memory of its guest
 """Attach and detach 200 times: no memory, slab cache or node is left; the module
 can be removed and loaded again."""
 

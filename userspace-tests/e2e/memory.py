@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
+# alone: it gives its guest little memory, and counts it
 """Memory of the metadata cache: it stays under its cap while tables many times as
 large are read or written at random, and goes back to the system when that asks."""
 
