@@ -37,6 +37,9 @@ KERNEL_FAULT = re.compile(
 # with kmemleak: RCU used on a CPU not yet online) is none of ours.
 BOOTED = re.compile(rb"\[ *\d+\.\d+\] Run .* as init process$")
 
+# Where a guest ends: the emulator takes a moment to stop its CPUs, and has taken the files from
+# under what still runs there.
+POWERED_DOWN = re.compile(rb"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? reboot: Power down$")
 
 # A report of the race detector goes from one line of equals signs to the next. The rest of
 # the kernel has races that its authors accept; ours name the module in a stack.
@@ -135,6 +138,8 @@ class KernelLog:
         booted = next((index for index, line in enumerate(lines)
                        if BOOTED.match(line)), 0)
         for index in range(booted, len(lines)):
+            if POWERED_DOWN.match(lines[index]):
+                return None
             if KERNEL_FAULT.match(lines[index]) and not self.is_race_of_others(lines, index):
                 return index
         return None

@@ -26,6 +26,8 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "claim.h"
 #include "control.h"
@@ -34,6 +36,8 @@
 #include "holder.h"
 #include "lock.h"
 #include "node.h"
+
+#define MAX_TRIES	5
 
 static const struct lock_set sets[] = {
 	[CLAIM_READ] = {
@@ -132,20 +136,66 @@ static int refuse_other(const struct image_name *name, int fd,
 			    remedy(claim, others));
 }
 
+/* The device of ours that is in the way, or -1. */
+static int find_own(int fd, enum claim claim)
+{
+	struct stat file;
+	int index;
+
+	if (fstat(fd, &file))
+		return -1;
+	index = find_device(&file, true);
+	if (index < 0 && claim == CLAIM_WRITE)
+		index = find_device(&file, false);
+	return index;
+}
+
 static int refuse(const struct image_name *name, int fd, enum claim claim,
 		  const struct lock_set *others)
 {
-	struct stat file;
-	int index = -1;
+	int index = find_own(fd, claim);
 
-	if (!fstat(fd, &file)) {
-		index = find_device(&file, true);
-		if (index < 0 && claim == CLAIM_WRITE)
-			index = find_device(&file, false);
-	}
 	if (index >= 0)
 		return refuse_own(name, index);
 	return refuse_other(name, fd, claim, others);
+}
+
+/* Up to 20 ms after the first try, 160 ms after the fourth. */
+static void pause_before_next(unsigned int tries)
+{
+	struct timespec now, pause = {};
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	pause.tv_nsec = (now.tv_nsec / 1000 + getpid() * 7919L) %
+			(10000L << tries) * 1000;
+	nanosleep(&pause, NULL);
+}
+
+/*
+ * Take the locks, and tell what is in the way. Those who come at the same time
+ * find each other's locks, and each of them would give up. So one that finds
+ * something that is no device of ours gives its locks back, and tries again
+ * after a while that is its own.
+ */
+static int take_locks(int fd, enum claim claim, const struct stat *image,
+		      struct lock_set *others)
+{
+	unsigned int tries;
+	int err;
+
+	for (tries = 1;; tries++) {
+		err = lock_take(fd, &sets[claim], others);
+		if (err || (!others->used && !others->unshared))
+			return err;
+		if (may_share(claim, others, image)) {
+			*others = (struct lock_set) {};
+			return 0;
+		}
+		if (tries == MAX_TRIES || find_own(fd, claim) >= 0)
+			return 0;
+		lock_give_back(fd, &sets[claim]);
+		pause_before_next(tries);
+	}
 }
 
 int claim_file(int fd, enum claim claim, const struct image_name *name,
@@ -154,7 +204,7 @@ int claim_file(int fd, enum claim claim, const struct image_name *name,
 	struct lock_set others;
 	int err;
 
-	err = lock_take(fd, &sets[claim], &others);
+	err = take_locks(fd, claim, image, &others);
 	if (err == -EAGAIN)
 		return image_refuse(name, EXIT_BUSY,
 				    "is locked by another process");
@@ -162,8 +212,6 @@ int claim_file(int fd, enum claim claim, const struct image_name *name,
 		return image_refuse(name, EXIT_OTHER, "cannot be locked: %s",
 				    strerror(-err));
 	if (!others.used && !others.unshared)
-		return 0;
-	if (may_share(claim, &others, image))
 		return 0;
 	return refuse(name, fd, claim, &others);
 }

@@ -34,10 +34,10 @@ static int lock_call(int fd, int command, struct flock *lock)
 	return 0;
 }
 
-static int lock_byte(int fd, off_t byte)
+static int set_byte(int fd, off_t byte, short type)
 {
 	struct flock lock = {
-		.l_type = F_RDLCK,
+		.l_type = type,
 		.l_whence = SEEK_SET,
 		.l_start = byte,
 		.l_len = 1,
@@ -63,16 +63,16 @@ static int test_byte(int fd, off_t byte, unsigned int bit, unsigned int *found)
 	return err;
 }
 
-static int lock_bytes(int fd, const struct lock_set *wanted)
+static int set_bytes(int fd, const struct lock_set *wanted, short type)
 {
 	unsigned int bit;
 	int err = 0;
 
 	for (bit = 0; bit < NR_PERMISSIONS && !err; bit++) {
 		if (wanted->used & 1 << bit)
-			err = lock_byte(fd, LOCK_USED_BYTE(bit));
+			err = set_byte(fd, LOCK_USED_BYTE(bit), type);
 		if (!err && wanted->unshared & 1 << bit)
-			err = lock_byte(fd, LOCK_UNSHARED_BYTE(bit));
+			err = set_byte(fd, LOCK_UNSHARED_BYTE(bit), type);
 	}
 	return err;
 }
@@ -100,8 +100,13 @@ int lock_take(int fd, const struct lock_set *wanted, struct lock_set *others)
 	int err;
 
 	*others = (struct lock_set) {};
-	err = lock_bytes(fd, wanted);
+	err = set_bytes(fd, wanted, F_RDLCK);
 	if (!err)
 		err = test_bytes(fd, wanted, others);
 	return is_without_locks(err) ? 0 : err;
+}
+
+void lock_give_back(int fd, const struct lock_set *wanted)
+{
+	set_bytes(fd, wanted, F_UNLCK);
 }

@@ -62,6 +62,13 @@ struct lock_set {
  */
 int lock_take(int fd, const struct lock_set *wanted, struct lock_set *others);
 
+/**
+ * lock_give_back - give back what lock_take() took
+ * @fd: as it was called with
+ * @wanted: likewise
+ */
+void lock_give_back(int fd, const struct lock_set *wanted);
+
 /* QEMU's word for a permission. */
 const char *lock_name(unsigned int bit);
 

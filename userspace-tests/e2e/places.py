@@ -40,5 +40,5 @@ core_cases.run_on(ram, VFAT, holes=False, name="vfat: ")
 with encrypted(ram) as disk:
     core_cases.run_on(disk, EXT4, name="dm-crypt: ")
 with large_sectors(ram) as disk:
-    core_cases.run_on(disk, EXT4, name="sectors of 4096 bytes: ")
+    core_cases.run_on(disk, EXT4, name="sectors of 4096 bytes: ", sector=4096)
 finish()
