@@ -114,11 +114,13 @@ struct saved_task {
 static struct saved_task enter_fs(void)
 {
 	struct saved_task old = {
-		.flags = current->flags,
+		/* Who interrupts the task puts back what it changes. */
+		.flags = data_race(current->flags),
 		.bios = current->bio_list,
 	};
 
-	current->flags |= IO_TASK_FLAGS;
+	/* The scheduler reads them in an interrupt, others than these. */
+	data_race(current->flags |= IO_TASK_FLAGS);
 	current->bio_list = NULL;
 	return old;
 }
