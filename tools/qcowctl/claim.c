@@ -136,7 +136,7 @@ static int refuse_other(const struct image_name *name, int fd,
 			    remedy(claim, others));
 }
 
-/* The device of ours that is in the way, or -1. */
+/* A device of ours that is attached from this image and in the way, or -1. */
 static int find_own(int fd, enum claim claim)
 {
 	struct stat file;
@@ -150,14 +150,13 @@ static int find_own(int fd, enum claim claim)
 	return index;
 }
 
-static int refuse(const struct image_name *name, int fd, enum claim claim,
-		  const struct lock_set *others)
+static int locking_failed(const struct image_name *name, int err)
 {
-	int index = find_own(fd, claim);
-
-	if (index >= 0)
-		return refuse_own(name, index);
-	return refuse_other(name, fd, claim, others);
+	if (err == -EAGAIN)
+		return image_refuse(name, EXIT_BUSY,
+				    "is locked by another process");
+	return image_refuse(name, EXIT_OTHER, "cannot be locked: %s",
+			    strerror(-err));
 }
 
 /* Up to 20 ms after the first try, 160 ms after the fourth. */
@@ -172,46 +171,31 @@ static void pause_before_next(unsigned int tries)
 }
 
 /*
- * Take the locks, and tell what is in the way. Those who come at the same time
- * find each other's locks, and each of them would give up. So one that finds
- * something that is no device of ours gives its locks back, and tries again
- * after a while that is its own.
+ * Several that come at the same time find each other's locks, and each of them
+ * would give up. So one that finds locks gives its own back before it looks for
+ * their owner, and unless that is a device of ours it tries again, after a while
+ * that is its own.
  */
-static int take_locks(int fd, enum claim claim, const struct stat *image,
-		      struct lock_set *others)
-{
-	unsigned int tries;
-	int err;
-
-	for (tries = 1;; tries++) {
-		err = lock_take(fd, &sets[claim], others);
-		if (err || (!others->used && !others->unshared))
-			return err;
-		if (may_share(claim, others, image)) {
-			*others = (struct lock_set) {};
-			return 0;
-		}
-		if (tries == MAX_TRIES || find_own(fd, claim) >= 0)
-			return 0;
-		lock_give_back(fd, &sets[claim]);
-		pause_before_next(tries);
-	}
-}
-
 int claim_file(int fd, enum claim claim, const struct image_name *name,
 	       const struct stat *image)
 {
 	struct lock_set others;
-	int err;
+	unsigned int tries;
+	int err, own;
 
-	err = take_locks(fd, claim, image, &others);
-	if (err == -EAGAIN)
-		return image_refuse(name, EXIT_BUSY,
-				    "is locked by another process");
-	if (err)
-		return image_refuse(name, EXIT_OTHER, "cannot be locked: %s",
-				    strerror(-err));
-	if (!others.used && !others.unshared)
-		return 0;
-	return refuse(name, fd, claim, &others);
+	for (tries = 1;; tries++) {
+		err = lock_take(fd, &sets[claim], &others);
+		if (err)
+			return locking_failed(name, err);
+		if ((!others.used && !others.unshared) ||
+		    may_share(claim, &others, image))
+			return 0;
+		lock_give_back(fd, &sets[claim]);
+		own = find_own(fd, claim);
+		if (own >= 0)
+			return refuse_own(name, own);
+		if (tries == MAX_TRIES)
+			return refuse_other(name, fd, claim, &others);
+		pause_before_next(tries);
+	}
 }

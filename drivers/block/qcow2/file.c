@@ -101,7 +101,7 @@ struct qcow2_file {
 
 /*
  * struct saved_task - what was changed in the task
- * @flags: its flags
+ * @flags: those of IO_TASK_FLAGS that it had
  * @bios: its list of bios, if it submits one to the device that we serve: those
  *	that the file system submits meanwhile would lie there until that is done,
  *	and it may wait for one (of its own metadata, also with IOCB_NOWAIT)
@@ -111,16 +111,25 @@ struct saved_task {
 	struct bio_list *bios;
 };
 
+/* Of IO_TASK_FLAGS, those in @flags are to be set, and the others not. */
+static void set_task_flags(unsigned int flags)
+{
+	/*
+	 * Only the task changes its flags. An interrupt may read others of them
+	 * meanwhile, or change one and change it back.
+	 */
+	data_race(current->flags = (current->flags & ~IO_TASK_FLAGS) | flags);
+}
+
 static struct saved_task enter_fs(void)
 {
 	struct saved_task old = {
-		/* Who interrupts the task puts back what it changes. */
-		.flags = data_race(current->flags),
+		/* See set_task_flags(). */
+		.flags = data_race(current->flags) & IO_TASK_FLAGS,
 		.bios = current->bio_list,
 	};
 
-	/* The scheduler reads them in an interrupt, others than these. */
-	data_race(current->flags |= IO_TASK_FLAGS);
+	set_task_flags(IO_TASK_FLAGS);
 	current->bio_list = NULL;
 	return old;
 }
@@ -128,7 +137,7 @@ static struct saved_task enter_fs(void)
 static void leave_fs(struct saved_task old)
 {
 	current->bio_list = old.bios;
-	current_restore_flags(old.flags, IO_TASK_FLAGS);
+	set_task_flags(old.flags);
 }
 
 /*
