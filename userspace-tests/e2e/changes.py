@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
-# not on uml: its CPUs cannot be taken off line, and it has no swap
+# not on uml uml-debug: its CPUs cannot be taken off line, and it has no swap
 # not on kcsan: its kernel has one scheduler
 """What an administrator changes while a device is in use: CPUs are taken off line and come
 back, the queue gets another scheduler and another depth, swap is on the device, other devices
@@ -49,11 +49,6 @@ def cpus():
     """But the first one, which some machines cannot do without."""
     return sorted(name for name in os.listdir(CPUS)
                   if os.path.exists(os.path.join(CPUS, name, "online")) and name != "cpu0")
-
-
-def put(path, value):
-    with open(path, "w", encoding="ascii") as file:
-        file.write(str(value))
 
 
 def off_line_and_back(_device, number):

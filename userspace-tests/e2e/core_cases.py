@@ -2,11 +2,14 @@
 """Something of each kind, in a minute where CPUs are emulated. All of it the other scenarios
 do at length. The files of each case are in HERE, which is some file system."""
 
+import signal
+
 import blkmodel
 from e2e import *
 
 HERE = "/mnt/core"
 SIZE = 8 * MIB
+SOON = 30 * SLOWNESS
 
 # What the devices take at least: their files' direct I/O does not take less.
 unit = SECTOR
@@ -111,23 +114,37 @@ def discards(holes=True):
     same_in_qemu(image, model)
 
 
+def requests(device):
+    """Reads and writes that have ended."""
+    counts = content(f"/sys/block/{device.name}/stat").split()
+    return int(counts[0]), int(counts[4])
+
+
 def detach_under_load():
     image = create(here("image"), 32 * MIB)
     with Device(image, "--direct-io") as device:
+        before = requests(device)
         with running("fio", "--name=load", f"--filename={device.path}", "--thread",
                      "--direct=1", "--rw=randrw", f"--bsrange={unit}-64k",
-                     f"--blockalign={unit}", "--fsync=16", "--numjobs=4", "--iodepth=8", "--ioengine=io_uring",
-                     "--time_based", "--runtime=600") as fio:
-            while not attached()[0]["used"]:
-                expect(fio.poll() is None, "fio has ended")
-                time.sleep(0.01)
+                     f"--blockalign={unit}", "--fsync=16", "--numjobs=4", "--iodepth=8",
+                     "--ioengine=io_uring", "--time_based", "--runtime=600") as fio:
+            wait_until(lambda: all(now > then + 10 for now, then in
+                                   zip(requests(device), before)), SOON, "fio reads and writes")
             for _ in range(10):
                 run("qcowctl", "detach", device.path, status=EXIT_BUSY)
-            expect(fio.poll() is None, "fio has ended")
+            expect_stopped_without_error(fio)
         # Its rings are taken down after it has ended.
-        while attached()[0]["used"]:
-            time.sleep(0.01)
+        wait_until(lambda: not attached()[0]["used"], SOON, "the device is not used any more")
     check(image)
+
+
+def expect_stopped_without_error(fio):
+    """An error would have ended it before, with another status."""
+    expect(fio.poll() is None, "fio has ended")
+    fio.send_signal(signal.SIGINT)
+    output, _ = fio.communicate(timeout=100)
+    expect_equal(fio.returncode, 128, f"status of fio, with {output}")
+    expect_equal(set(re.findall(r"err= *(\d+)", output)), {"0"}, f"errors of its jobs: {output}")
 
 
 def locks():
@@ -153,8 +170,7 @@ def sysfs():
                  for name in os.listdir(where)}
         for name, wanted in (("state", "ok"), ("version", "3"), ("cluster_size", "32768")):
             expect_equal(found.get(name), wanted, name)
-        with open(os.path.join(where, "cache_size"), "w", encoding="ascii") as knob:
-            knob.write(str(MIB))
+        put(os.path.join(where, "cache_size"), MIB)
         expect_equal(content(os.path.join(where, "cache_size")), b"1048576\n", "cache_size")
         expect(image.encode() in content(os.path.join(where, "chain")), "the chain's image")
     expect(not os.path.exists(where), "sysfs still has it")

@@ -7,6 +7,7 @@ a directory in memory that is emptied after each case, or on a RAM disk.
 """
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
@@ -154,6 +155,13 @@ def running(*command):
         process.communicate()
 
 
+def wait_until(condition, seconds, what):
+    end = time.monotonic() + seconds
+    while not condition():
+        expect(time.monotonic() < end, f"{what}: not within {seconds} s")
+        time.sleep(0.02)
+
+
 def expect_good_end(process):
     output, _ = process.communicate(timeout=100)
     expect_equal(process.returncode, 0, f"status of {process.args[0]}, with {output}")
@@ -162,8 +170,13 @@ def expect_good_end(process):
 def drop_caches(inodes=False):
     """Have what is read next come from below the page cache; inodes and names too."""
     os.sync()
-    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as knob:
-        knob.write("3" if inodes else "1")
+    put("/proc/sys/vm/drop_caches", 3 if inodes else 1)
+
+
+def put(path, value):
+    """Into a file of sysfs, say."""
+    with open(path, "w", encoding="ascii") as knob:
+        knob.write(str(value))
 
 
 def kernel_log():
@@ -343,6 +356,14 @@ class Disk:
         os.fsync(self.fd)
 
 
+BLKDISCARD, BLKZEROOUT = 0x1277, 0x127f
+
+
+def range_ioctl(fd, number, offset, length):
+    """One of these two; raises OSError."""
+    fcntl.ioctl(fd, number, struct.pack("=QQ", offset, length))
+
+
 # ---------------------------------------------------------------------------
 # RAM disks and file systems.
 
@@ -369,6 +390,15 @@ def ext4_on(device, where):
     """A file system that carries O_DIRECT, which tmpfs only pretends to."""
     run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", device)
     return mounted(device, where)
+
+
+@contextlib.contextmanager
+def loop_on(path, *options):
+    loop = run("losetup", "--find", "--show", *options, path).stdout.strip()
+    try:
+        yield loop
+    finally:
+        run("losetup", "--detach", loop)
 
 
 def noise(size, seed):

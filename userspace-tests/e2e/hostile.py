@@ -27,7 +27,6 @@ SEED = os.environ.get("QCOW2_SEED") or (str(time.time_ns()) if LONG else "1")
 
 ATTACH, DETACH = 0xbc00, 0xbc01
 READ_ONLY, NO_PASS_DISCARD, NO_UNREF = 1, 4, 8
-BLKDISCARD, BLKZEROOUT = 0x1277, 0x127f
 REASON_BYTES = 256
 
 REFUSALS = {errno.EUCLEAN, errno.EOPNOTSUPP, errno.EINVAL}
@@ -325,10 +324,6 @@ def try_io(function, *arguments):
     return True
 
 
-def range_ioctl(disk, number, offset, length):
-    fcntl.ioctl(disk.fd, number, struct.pack("=QQ", offset, length))
-
-
 def use(path, rng, writable):
     """Read all, or the front, the end and what is between; write and discard some."""
     tally = [0, 0]
@@ -351,9 +346,9 @@ def use(path, rng, writable):
             if what < 2:
                 tally[try_io(disk.write, offset, b"\x5a" * length)] += 1
             elif what == 2:
-                tally[try_io(range_ioctl, disk, BLKDISCARD, offset, length)] += 1
+                tally[try_io(range_ioctl, disk.fd, BLKDISCARD, offset, length)] += 1
             elif what == 3:
-                tally[try_io(range_ioctl, disk, BLKZEROOUT, offset, length)] += 1
+                tally[try_io(range_ioctl, disk.fd, BLKZEROOUT, offset, length)] += 1
             else:
                 tally[try_io(disk.flush)] += 1
         if writable:

@@ -4,14 +4,12 @@
 once; loop and another image lie on it; what is discarded is gone from the page cache."""
 
 import collections
-import fcntl
 import socket
 
 import blkmodel
 from e2e import *
 
 NETLINK_KOBJECT_UEVENT = 15
-BLKDISCARD, BLKZEROOUT = 0x1277, 0x127F
 RAM, = ram_disks(1, 256 * MIB)
 HERE = "/mnt/life"
 
@@ -42,10 +40,8 @@ class Events:
 
 def partitions(device):
     """In sysfs and below /dev."""
-    in_sysfs = {name for name in os.listdir(f"/sys/block/{device.name}")
-                if name.startswith(device.name)} if os.path.exists(
-                    f"/sys/block/{device.name}") else set()
-    nodes = {os.path.basename(path) for path in glob.glob(f"{device.path}p*")}
+    in_sysfs, nodes = ({os.path.basename(path) for path in glob.glob(pattern)} for pattern in
+                       (f"/sys/block/{device.name}/{device.name}p*", f"{device.path}p*"))
     expect_equal(nodes, in_sysfs, "nodes of partitions")
     return in_sysfs
 
@@ -71,7 +67,6 @@ def added_partition():
     """One that is in no table goes with the device, and is not on the next one."""
     one, other = create(work("one"), 8 * MIB), create(work("other"), 8 * MIB)
     with Device(one) as device:
-        run("partx", "--add", "--nr", "1", device.path, status=None)
         run("addpart", device.path, 2, 2048, 4096)
         expect_equal(partitions(device), {f"{device.name}p2"}, "partitions")
         with open(f"{device.path}p2", "r+b", buffering=0) as part:
@@ -124,14 +119,13 @@ def four_read_one():
 def loop_over():
     image = create(work("image"), 64 * MIB)
     with Device(image) as device:
-        loop = run("losetup", "--find", "--show", "--direct-io=on", device.path).stdout.strip()
-        run("mkfs.ext4", "-q", loop)
-        with mounted(loop, "/mnt/guest") as where:
-            for number in range(8):
-                with open(os.path.join(where, str(number)), "wb") as file:
-                    file.write(noise(MIB, number))
-            run("qcowctl", "detach", device.path, status=EXIT_BUSY)
-        run("losetup", "--detach", loop)
+        with loop_on(device.path, "--direct-io=on") as loop:
+            run("mkfs.ext4", "-q", loop)
+            with mounted(loop, "/mnt/guest") as where:
+                for number in range(8):
+                    with open(os.path.join(where, str(number)), "wb") as file:
+                        file.write(noise(MIB, number))
+                run("qcowctl", "detach", device.path, status=EXIT_BUSY)
         run("e2fsck", "-f", "-n", device.path)
         with mounted(device.path, "/mnt/guest", "-o", "ro") as where:
             for number in range(8):
@@ -156,8 +150,8 @@ def image_in_image():
 
 
 def dirty_pages(request):
-    """What is asked for the middle of pages that are dirty rules; the rest is written. A
-    discard of whole clusters reads as zeroes."""
+    """A discard of whole clusters, or zeroes, take the place of dirty pages in their range; the
+    other pages are written."""
     image, size = create(work("image"), 8 * MIB), 8 * MIB
     unit = 64 * KIB if request == BLKDISCARD else 4 * KIB
     for number in range(4):
@@ -166,7 +160,7 @@ def dirty_pages(request):
         with Device(image) as device:
             with open(device.path, "r+b", buffering=0) as file:
                 file.write(model)
-                fcntl.ioctl(file, request, struct.pack("QQ", first, length))
+                range_ioctl(file.fileno(), request, first, length)
                 model[first:first + length] = bytes(length)
                 file.seek(0)
                 expect_same_bytes(file.read(size), bytes(model), "read from the cache")

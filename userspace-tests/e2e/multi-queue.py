@@ -63,13 +63,10 @@ def disk_of_another_driver():
     backing = work("backing")
     with open(backing, "wb") as file:
         file.truncate(4 * SIZE)
-    loop = run("losetup", "--find", "--show", backing).stdout.strip()
-    try:
+    with loop_on(backing) as loop:
         run("mkfs.ext4", "-q", "-F", loop)
         with mounted(loop, MOUNT):
             yield os.path.join(MOUNT, "image")
-    finally:
-        run("losetup", "--detach", loop)
 
 
 @contextlib.contextmanager

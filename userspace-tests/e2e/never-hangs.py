@@ -24,13 +24,6 @@ def users(device):
     return next(entry["used"] for entry in attached() if entry["name"] == device)
 
 
-def wait_until(condition, what):
-    end = time.monotonic() + SOON
-    while not condition():
-        expect(time.monotonic() < end, what)
-        time.sleep(0.02)
-
-
 def load(device, engine):
     return running("fio", "--name=load", f"--filename={device}", "--thread", "--direct=1",
                    "--rw=randrw", "--bsrange=512-64k", "--blockalign=512", "--size=64M",
@@ -44,11 +37,11 @@ def killed_under_io(engine, rounds=3):
     for number in range(rounds):
         device = Device(image)
         with load(device.path, engine) as process:
-            wait_until(lambda: users(device.path), "nobody opens the device")
+            wait_until(lambda: users(device.path), SOON, "nobody opens the device")
             time.sleep(0.2 + number / 5)
             process.send_signal(signal.SIGKILL)
             process.wait(timeout=SOON)
-        wait_until(lambda: not users(device.path), "a killed process keeps the device")
+        wait_until(lambda: not users(device.path), SOON, "a killed process keeps the device")
         began = time.monotonic()
         device.detach()
         expect(time.monotonic() - began < SOON, "detach took too long")
@@ -145,7 +138,7 @@ def image_is_removed():
     expect_equal(device.state(), "ok", "state")
     expect(free_blocks() < before, "nothing was written")
     run("qcowctl", "detach", device.path)
-    wait_until(lambda: free_blocks() == before, "the space of a removed image is not free")
+    wait_until(lambda: free_blocks() == before, SOON, "the space of a removed image is not free")
 
 
 def image_is_renamed():
@@ -253,7 +246,7 @@ def root_on_device(*options):
               "exec chroot . sh /init")
     done = run("unshare", "--mount", "sh", "-c", script)
     expect(done.stdout.endswith("done\n"), f"{done.stdout}{done.stderr}")
-    wait_until(lambda: not users(device.path), "the root is still in use")
+    wait_until(lambda: not users(device.path), SOON, "the root is still in use")
     device.detach()
     check(image)
     with Device(image, *options) as device, mounted(device.path, "/mnt/root", "-o", "ro"):

@@ -28,12 +28,6 @@ def space(path):
     return os.stat(path).st_blocks * SECTOR
 
 
-def wait_until(condition, seconds, what):
-    end = time.monotonic() + seconds
-    while not condition():
-        expect(time.monotonic() < end, f"{what}: not within {seconds} s")
-        time.sleep(0.1)
-
 
 # ---------------------------------------------------------------------------
 # What the list shows.

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
-# not on uml kcsan: their kernels lack btrfs and dm-crypt
+# not on uml uml-debug kcsan: their kernels lack btrfs and dm-crypt
 """The cases of core_cases.py with the image on other file systems and disks."""
 
 import core_cases
@@ -23,14 +23,6 @@ def encrypted(disk):
     run("dmsetup", "remove", "crypt")
 
 
-@contextlib.contextmanager
-def large_sectors(disk):
-    loop = run("losetup", "--find", "--show", "--direct-io=on", "--sector-size", 4096,
-               disk).stdout.strip()
-    yield loop
-    run("losetup", "--detach", loop)
-
-
 for module in ("loop", "ext4", "xfs", "btrfs", "vfat", "dm-crypt"):
     run("modprobe", module)
 ram, = ram_disks(1, 640 * MIB)
@@ -39,6 +31,6 @@ core_cases.run_on(ram, BTRFS, name="btrfs: ")
 core_cases.run_on(ram, VFAT, holes=False, name="vfat: ")
 with encrypted(ram) as disk:
     core_cases.run_on(disk, EXT4, name="dm-crypt: ")
-with large_sectors(ram) as disk:
+with loop_on(ram, "--direct-io=on", "--sector-size", 4096) as disk:
     core_cases.run_on(disk, EXT4, name="sectors of 4096 bytes: ", sector=4096)
 finish()

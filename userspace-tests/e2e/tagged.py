@@ -4,7 +4,6 @@ it, and what a sector may hold after a crash or after errors."""
 
 import ctypes
 import errno
-import fcntl
 import random
 import struct
 import threading
@@ -12,7 +11,6 @@ import threading
 from e2e import *
 
 TAG = struct.Struct("<IIQ")
-BLKDISCARD = 0x1277
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 ZEROES = bytes(SECTOR)
 
@@ -172,7 +170,7 @@ def punch(fd, offset, length):
 
 
 def discard(fd, offset, length):
-    fcntl.ioctl(fd, BLKDISCARD, struct.pack("=QQ", offset, length))
+    range_ioctl(fd, BLKDISCARD, offset, length)
 
 
 def granularity(path):
